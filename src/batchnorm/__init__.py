@@ -1,0 +1,1 @@
+"""Batch normalization for PyTorch users and for people with only a table."""

@@ -1,0 +1,1 @@
+"""Training: the network, the loop, its checkpoints and its records."""
