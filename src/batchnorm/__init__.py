@@ -1,1 +1,57 @@
-"""Batch normalization for PyTorch users and for people with only a table."""
+"""Batch normalization, completely: for PyTorch models, and for people with only a table.
+
+The names below are imported when first used, so that `import batchnorm` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchnorm.estimators import BatchNormClassifier, BatchNormRegressor
+    from batchnorm.functional import batch_norm
+    from batchnorm.model_file import save
+    from batchnorm.moments import Moments
+    from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, InputNorm
+    from batchnorm.predictor import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchNormClassifier",
+    "BatchNormRegressor",
+    "InputNorm",
+    "Moments",
+    "batch_norm",
+    "load",
+    "save",
+]
+
+_HOME = {
+    "BatchNorm1d": "batchnorm.nn",
+    "BatchNorm2d": "batchnorm.nn",
+    "BatchNorm3d": "batchnorm.nn",
+    "BatchNormClassifier": "batchnorm.estimators",
+    "BatchNormRegressor": "batchnorm.estimators",
+    "InputNorm": "batchnorm.nn",
+    "Moments": "batchnorm.moments",
+    "batch_norm": "batchnorm.functional",
+    "load": "batchnorm.predictor",
+    "save": "batchnorm.model_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'batchnorm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

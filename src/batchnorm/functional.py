@@ -1,0 +1,244 @@
+"""batch_norm(): checks its arguments once, as torch does, and hands them to the kernels."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from batchnorm.errors import StatisticsWarning
+from batchnorm.kernels import autograd, select
+from batchnorm.kernels.activations import check_activation
+from batchnorm.kernels.running import Running
+from batchnorm.kernels.spec import per_channel
+from batchnorm.moments import wide_dtype
+
+__all__ = ["batch_norm"]
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Normalize each channel by its mini-batch, or by running statistics, then scale and shift.
+
+        y = activation(gamma * (x - mu) / sqrt(sigma2 + eps) + beta + residual)
+
+    Args:
+        input: (N, C) or (N, C, *), floating.
+        running_mean: (C,); updated in place in training, used at test time.
+        running_var: (C,) of unbiased variances; likewise.
+        weight: (C,) gamma, or None for 1.
+        bias: (C,) beta, or None for 0.
+        training: normalize by the batch; otherwise by the running statistics.
+        momentum: the weight of the new batch in the running statistics; any number, as in torch.
+        eps: added to the variance, inside the root; positive in training.
+        activation: relu, leaky_relu (slope 0.01), sigmoid, tanh, gelu (exact), silu or None.
+        residual: like `input`: added before the activation.
+        mask: boolean, (N,), (N, *) or (N, 1, *): False positions count in no statistic, come out 0, and get no gradient.
+
+    Returns:
+        Like `input`: same shape, dtype and memory format.
+
+    Raises:
+        ValueError: one value per channel in training; eps out of range; an unknown activation.
+        RuntimeError, TypeError: whatever torch.nn.functional.batch_norm raises for the same arguments.
+
+    A channel whose batch mean or variance is not finite keeps its running values, with a StatisticsWarning.
+
+    Source: Ioffe and Szegedy 2015, Algorithms 1 and 2.
+
+    >>> import torch
+    >>> batch_norm(torch.tensor([[0.0], [2.0]]), None, None, training=True, eps=1e-12)
+    tensor([[-1.],
+            [ 1.]])
+    """
+    if has_torch_function_variadic(input, running_mean, running_var, weight, bias):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            batch_norm,
+            (input, running_mean, running_var, weight, bias),
+            input,
+            running_mean,
+            running_var,
+            weight=weight,
+            bias=bias,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            activation=activation,
+            residual=residual,
+            mask=mask,
+        )
+    weights = None if mask is None else mask_weights(input, mask)
+    check_arguments(input, (running_mean, running_var), (weight, bias), training=training, momentum=momentum, eps=eps)
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = Running(running_mean, running_var, momentum)
+    y, refused = normalize_and_update(
+        input, running, weight, bias, training=training, eps=eps, activation=activation, residual=residual, weights=weights
+    )
+    if refused is not None:
+        warnings.warn(refusal("batch_norm", refused), StatisticsWarning, stacklevel=2)
+    return y
+
+
+def normalize_and_update(
+    x: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    training: bool,
+    eps: float,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """batch_norm() for callers inside this package, who have checked their parameters.
+
+    Args:
+        running: what is updated in training and used at test time.
+        weights: how often each position counts, (N, 1, *) like x; 2 counts a row twice, 0 masks it.
+
+    Returns:
+        y like x, and (C,) bool, True where a channel's running statistics were kept because the batch's are not finite;
+        None if nowhere.
+    """
+    check_activation(activation)
+    _check_batch(x, training=training, weights=weights)
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
+    if x.numel() == 0:
+        return _empty(x, weight, bias, residual), None
+    constants = None
+    if not training:
+        assert running is not None, "test time needs running statistics"
+        constants = (running.mean, running.var)
+    how = autograd.Normalization(constants, eps, activation)
+    y, centre = autograd.run(how, _laid_out(x), weight, bias, residual, weights)
+    if not training or running is None or _is_recomputation():
+        return y, None
+    return y, running.update(centre)
+
+
+def mask_weights(x: Tensor, mask: Tensor) -> Tensor:
+    """A boolean mask, (N,), (N, *) or (N, 1, *) for x: (N, C, *), as weights 0 and 1: (N, 1, *)."""
+    n, spatial = x.shape[0], tuple(x.shape[2:])
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask expected a boolean tensor, got {mask.dtype}: write mask != 0, True where a position counts")
+    if tuple(mask.shape) not in {(n,), (n, *spatial), (n, 1, *spatial)}:
+        expected = " or ".join(str(s) for s in dict.fromkeys([(n,), (n, *spatial), (n, 1, *spatial)]))
+        raise ValueError(f"mask expected shape {expected} for input {tuple(x.shape)}, got {tuple(mask.shape)}")
+    column = (n, 1, *spatial) if mask.dim() > 1 or not spatial else (n, 1, *(1,) * len(spatial))
+    return mask.reshape(column).to(wide_dtype(x.device)).expand(n, 1, *spatial)
+
+
+def refusal(name: str, refused: Tensor) -> str:
+    """The warning for channels whose batch statistics are not finite. refused: (C,) bool."""
+    channels = refused.nonzero().flatten().tolist()
+    shown = ", ".join(str(c) for c in channels[:8]) + (", ..." if len(channels) > 8 else "")
+    return (
+        f"{name}: the batch mean or variance of {len(channels)} of {refused.numel()} channels is not finite; their running "
+        f"statistics were kept (channels {shown}). Look for NaN, inf or overflow in what enters the layer."
+    )
+
+
+def _is_recomputation() -> bool:
+    return not torch.compiler.is_compiling() and select.in_backward()
+
+
+def check_arguments(
+    x: Tensor,
+    running: tuple[Tensor | None, Tensor | None],
+    parameters: tuple[Tensor | None, Tensor | None],
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Refuse what torch refuses, in torch's words.
+
+    Args:
+        running: (running_mean, running_var).
+        parameters: (weight, bias).
+    """
+    if not _is_usual(x, running, parameters, training=training, momentum=momentum):
+        # Everything unusual is shown to torch, with copies of what it would update: its errors are the errors here.
+        copies = [t.detach().clone() if isinstance(t, Tensor) and not t.requires_grad else t for t in running]
+        F.batch_norm(x, copies[0], copies[1], *parameters, training, momentum, eps)
+    if training and not eps > 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if not eps >= 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def _check_batch(x: Tensor, *, training: bool, weights: Tensor | None) -> None:
+    if not training:
+        return
+    alone = x.shape[0] == 1 and x.shape[2:].numel() == 1
+    if weights is not None and weights.device.type == "cpu" and select.way(x, weights) == "fused":
+        alone = int((weights > 0).sum()) == 1
+    if alone:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+
+
+def _is_usual(
+    x: Tensor,
+    running: tuple[Tensor | None, Tensor | None],
+    parameters: tuple[Tensor | None, Tensor | None],
+    *,
+    training: bool,
+    momentum: float,
+) -> bool:
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
+        return False
+    if not isinstance(momentum, (float, int)):
+        return False
+    if (running[0] is None) != (running[1] is None) or (running[0] is None and not training):
+        return False
+    channels, reduced = (x.shape[1],), x.dtype in (torch.bfloat16, torch.float16)
+    for t in (*running, *parameters):
+        if t is None:
+            continue
+        if t.shape != channels or not (t.dtype == x.dtype or (reduced and t.dtype == torch.float32)):
+            return False
+    return all(t is None or not t.requires_grad for t in running)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """x, or where its memory is neither contiguous nor channels-last a copy in the one that it is closer to, as torch has it."""
+    rank = x.dim()
+    if rank == 2 and x.stride() == (x.shape[1], 1):
+        return x
+    if torch._C._functorch.peek_interpreter_stack() is not None or x.is_contiguous():
+        return x
+    if rank in (4, 5):
+        last = torch.channels_last if rank == 4 else torch.channels_last_3d
+        if x.is_contiguous(memory_format=last):
+            return x
+        if x.stride(1) == 1 and x.shape[1] > 1:
+            return x.contiguous(memory_format=last)
+    return x.contiguous()
+
+
+def _empty(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """No values, and gradients of 0: nothing is normalized and nothing updated."""
+    y = x.clone()
+    if weight is not None:
+        y = y * per_channel(weight, x.dim())
+    if bias is not None:
+        y = y + per_channel(bias, x.dim())
+    return (y if residual is None else y + residual).to(x.dtype)

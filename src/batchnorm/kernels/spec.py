@@ -1,0 +1,205 @@
+"""Batch normalization in plain torch operations: the specification that every other kernel is held against.
+
+For one channel and the M = N*S values z_i that a mini-batch gives it (Ioffe and Szegedy 2015, arXiv 1502.03167):
+
+    (1)  mu      = 1/M * sum z_i
+    (2)  sigma2  = 1/M * sum (z_i - mu)^2                       biased
+    (3)  z_norm  = (z - mu) / sqrt(sigma2 + eps)
+    (4)  z_tilde = gamma * z_norm + beta
+    (5)  y       = activation(z_tilde + residual)
+
+and backwards, with g = dy * activation'(z_tilde + residual):
+
+    (6)  dbeta  = sum g
+    (7)  dgamma = sum g * z_norm
+    (8)  dz     = gamma / sqrt(sigma2 + eps) * (g - dbeta / M - z_norm * dgamma / M)
+    (9)  dz     = gamma / sqrt(sigma2 + eps) * g                at test time, where mu and sigma2 are constants
+
+`weights` says how often each position counts: 0 or 1 is a mask, 2 counts a row twice. M is then their sum, sums (1),
+(2) run over w_i * z_i, and the means that (8) subtracts carry w_i. Positions with weight 0 come out 0.
+
+Everything is computed in float64 (float32 where a device has no float64) and rounded once, at the end. Where x is as
+wide as that, the mean of (1) is kept as a pair, (anchor, shift): one number would lose the digits that std / mean
+leaves. Every function here is built from operations that torch can differentiate, to any order and in any mode.
+
+Legend: N batch, C channels, S positions, * any spatial shape; "channel" tensors are (C,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from batchnorm.kernels.activations import ACTIVATIONS
+from batchnorm.moments import Moments, wide_dtype
+
+
+@dataclass(frozen=True)
+class Centre:
+    """What each channel is centred and scaled by: z_norm = (z - anchor - shift) * rstd."""
+
+    anchor: Tensor  # (C,) wide
+    shift: Tensor | None  # (C,) wide: the digits of the mean that one number cannot hold
+    rstd: Tensor  # (C,) wide: 1 / sqrt(sigma2 + eps)
+    m2: Tensor | None  # (C,) wide: sum of squared deviations; None at test time
+    count: Tensor | float  # M: positions per channel, or the sum of their weights
+
+    def moments(self) -> Moments:
+        """The mini-batch's Moments."""
+        assert self.m2 is not None, "test time has no batch statistics"
+        mean = self.anchor if self.shift is None else self.anchor + self.shift
+        count = self.count if isinstance(self.count, Tensor) else torch.full_like(self.m2[:0].sum(), self.count)
+        return Moments(count, mean, self.m2)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What is applied to z_norm: gamma, beta, the residual and the activation of (4) and (5); None where absent."""
+
+    weight: Tensor | None  # (C,) gamma
+    bias: Tensor | None  # (C,) beta
+    residual: Tensor | None  # (N, C, *)
+    activation: str | None
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of the loss: each like what it is the gradient of, None where nothing asked."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+
+
+def per_channel(channel: Tensor, rank: int) -> Tensor:
+    """(C,) -> a view that broadcasts against (N, C, *) of `rank` dimensions."""
+    return channel if rank == 2 else channel.view((-1,) + (1,) * (rank - 2))
+
+
+def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[Centre, Tensor]:
+    """(1) and (2): what the mini-batch is normalized by, and z - mu.
+
+    Args:
+        x: (N, C, *) floating, at least one value.
+        weights: how often each position counts, x's shape with one channel, wide; None is once.
+    """
+    rank, wide = x.dim(), wide_dtype(x.device)
+    dims = (0, *range(2, rank))
+    values = x.to(wide)
+    count: Tensor | float = float(x.numel() // x.shape[1]) if weights is None else weights.sum()
+    if weights is not None:
+        values = torch.where(weights > 0, values, 0)  # a masked position may hold anything, NaN included
+    anchor = _mean(values, weights, count, dims)
+    shift = None
+    if x.dtype == wide or x.device.type != "cpu":
+        # The mean of equal values must be that value, so that a constant channel is centred to exactly 0: where the
+        # first value is about as good as the mean, take it. As a constant: what it lacks, derivatives too, is in `shift`.
+        first = values.detach()[(0, slice(None), *(0,) * (rank - 2))]
+        anchor = anchor.detach()
+        anchor = torch.where((first - anchor).abs() <= anchor.abs() * 2.0**-20, first, anchor)
+        deviation = values - per_channel(anchor, rank)
+        shift = _mean(deviation, weights, count, dims)
+        deviation = deviation - per_channel(shift, rank)
+    else:
+        deviation = values - per_channel(anchor, rank)
+    m2 = _sum(deviation * deviation, weights, dims)
+    rstd = torch.rsqrt(m2 / _at_least_one(count) + eps)
+    return Centre(anchor, shift, rstd, m2, count), deviation
+
+
+def evaluation_centre(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, *, weights: Tensor | None, eps: float
+) -> tuple[Centre, Tensor]:
+    """Test time: centred by the running statistics, which are constants. x: (N, C, *)."""
+    wide = wide_dtype(x.device)
+    values = x.to(wide)
+    if weights is not None:
+        values = torch.where(weights > 0, values, 0)
+    anchor = running_mean.detach().to(wide)
+    rstd = torch.rsqrt(running_var.detach().to(wide) + eps)
+    return Centre(anchor, None, rstd, None, 1.0), values - per_channel(anchor, x.dim())
+
+
+def normalize(deviation: Tensor, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """(3) to (5), rounded to `dtype`; 0 where a position does not count. deviation: (N, C, *) wide."""
+    z = _pre_activation(deviation, centre, affine)
+    y = z if affine.activation is None else ACTIVATIONS[affine.activation][0](z)
+    if weights is not None:
+        y = torch.where(weights > 0, y, 0)
+    return y.to(dtype)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    centre: Centre,
+    affine: Affine,
+    *,
+    weights: Tensor | None,
+    needs: tuple[bool, bool, bool, bool] = (True, True, True, True),
+) -> Gradients:
+    """(6) to (9) from x, the channels' centre and nothing else that was kept.
+
+    Args:
+        dy: (N, C, *) the loss's gradient in y.
+        needs: which gradients are asked for: x, weight, bias, residual.
+    """
+    rank, wide = x.dim(), centre.rstd.dtype
+    dims = (0, *range(2, rank))
+    needs_x, needs_weight, needs_bias, needs_residual = needs
+    deviation = x.to(wide) - per_channel(centre.anchor, rank)
+    if centre.shift is not None:
+        deviation = deviation - per_channel(centre.shift, rank)
+    g = dy.to(wide)
+    if weights is not None:
+        deviation, g = torch.where(weights > 0, deviation, 0), torch.where(weights > 0, g, 0)
+    if affine.activation is not None:
+        g = ACTIVATIONS[affine.activation][1](_pre_activation(deviation, centre, affine), g)
+    training = centre.m2 is not None
+    dx = dweight = None
+    dbias = g.sum(dims) if needs_bias or (needs_x and training) else None
+    if needs_weight or (needs_x and training):
+        dweight = (g * deviation).sum(dims) * centre.rstd
+    if needs_x:
+        scale = centre.rstd if affine.weight is None else centre.rstd * affine.weight.to(wide)
+        dx = g
+        if training:
+            assert dbias is not None and dweight is not None
+            count = _at_least_one(centre.count)
+            towards_mean = torch.addcmul(
+                per_channel(dbias / count, rank), deviation, per_channel(dweight * centre.rstd / count, rank)
+            )
+            dx = g - towards_mean if weights is None else g - towards_mean * weights
+        dx = (dx * per_channel(scale, rank)).to(x.dtype)
+    return Gradients(
+        dx,
+        dweight.to(affine.weight.dtype) if needs_weight and dweight is not None and affine.weight is not None else None,
+        dbias.to(affine.bias.dtype) if needs_bias and dbias is not None and affine.bias is not None else None,
+        g.to(affine.residual.dtype) if needs_residual and affine.residual is not None else None,
+    )
+
+
+def _pre_activation(deviation: Tensor, centre: Centre, affine: Affine) -> Tensor:
+    rank, wide = deviation.dim(), deviation.dtype
+    scale = centre.rstd if affine.weight is None else centre.rstd * affine.weight.to(wide)
+    if affine.bias is None:
+        z = deviation * per_channel(scale, rank)
+    else:
+        z = torch.addcmul(per_channel(affine.bias.to(wide), rank), deviation, per_channel(scale, rank))
+    return z if affine.residual is None else z + affine.residual.to(wide)
+
+
+def _sum(values: Tensor, weights: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+    return (values if weights is None else values * weights).sum(dims)
+
+
+def _mean(values: Tensor, weights: Tensor | None, count: Tensor | float, dims: tuple[int, ...]) -> Tensor:
+    return values.mean(dims) if weights is None else _sum(values, weights, dims) / _at_least_one(count)
+
+
+def _at_least_one(count: Tensor | float) -> Tensor | float:
+    """A divisor for sums over `count` values: all of them 0 where there is none."""
+    return count.clamp(min=1e-30) if isinstance(count, Tensor) else count

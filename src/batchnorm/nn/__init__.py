@@ -1,0 +1,6 @@
+"""Modules: parameters, buffers and mode. They compute nothing themselves."""
+
+from batchnorm.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.input_norm import InputNorm
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InputNorm"]

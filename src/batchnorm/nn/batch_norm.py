@@ -1,0 +1,200 @@
+"""BatchNorm1d, BatchNorm2d, BatchNorm3d: torch.nn's layers, with exact statistics, activations, residuals and masks."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from batchnorm.errors import StatisticsWarning
+from batchnorm.functional import check_arguments, mask_weights, normalize_and_update, refusal
+from batchnorm.kernels.activations import check_activation
+from batchnorm.kernels.running import Running
+
+
+class _Layer(torch.nn.modules.batchnorm._BatchNorm):
+    """What the three layers share: everything but the number of dimensions they accept."""
+
+    activation: str | None
+    _has_warned: bool
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"{name} eps must be positive (0 only for evaluation), got {eps}: 1e-5 is usual")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(
+                f"{name} momentum expected a number in [0, 1], the weight of the new batch, or None for the plain average; "
+                f"got {momentum}"
+            )
+        check_activation(activation)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype, bias=bias
+        )
+        self.activation = activation
+        self._has_warned = False
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean, self.running_var = _kept_wide(self.running_mean), _kept_wide(self.running_var)
+
+    def forward(self, input: Tensor, *, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Normalize; in training also update the running statistics.
+
+        Args:
+            input: (N, num_features) or (N, num_features, *), as the layer's name says.
+            residual: like `input`: added before the activation.
+            mask: boolean, (N,), (N, *) or (N, 1, *): False positions count in no statistic and come out 0.
+
+        Raises:
+            ValueError: a wrong number of dimensions, or one value per channel in training: torch's own texts.
+            RuntimeError: a wrong number of channels or a dtype that torch.nn refuses too.
+        """
+        if isinstance(input, fx.Proxy):
+            return _as_leaf(self, input, residual, mask)
+        self._check_input_dim(input)
+        self._check_channels(input)
+        by_batch = self.training or (self.running_mean is None and self.running_var is None)
+        running = None
+        statistics = (self.running_mean, self.running_var) if self.track_running_stats or not self.training else (None, None)
+        check_arguments(
+            input, statistics, (self.weight, self.bias), training=by_batch, momentum=self.momentum or 0.0, eps=self.eps
+        )
+        if statistics[0] is not None and statistics[1] is not None:
+            running = Running(statistics[0], statistics[1], self._momentum_of_next_batch(), self.num_batches_tracked)
+        y, refused = normalize_and_update(
+            input,
+            running,
+            self.weight,
+            self.bias,
+            training=by_batch,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+            weights=None if mask is None else mask_weights(input, mask),
+        )
+        if refused is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(refusal(f"{type(self).__name__}({self.num_features})", refused), StatisticsWarning, stacklevel=2)
+        return y
+
+    def _momentum_of_next_batch(self) -> float | None:
+        # torch.nn, too, leaves the statistics as they are where the plain average is asked for and nobody counts.
+        return 0.0 if self.momentum is None and self.num_batches_tracked is None else self.momentum
+
+    def extra_repr(self) -> str:
+        """As torch.nn has it, and the activation where there is one."""
+        text: str = super().extra_repr()
+        return text if self.activation is None else f"{text}, activation={self.activation}"
+
+    def named_children(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """None; and a refusal to a converter that would lose the activation.
+
+        SyncBatchNorm.convert_sync_batchnorm copies a layer's parameters and statistics into a new layer that knows no
+        activation, then asks the old one for its children: the only moment at which the old one is heard.
+        """
+        if self.activation is not None and sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
+            raise ValueError(
+                f"convert_sync_batchnorm would drop activation={self.activation!r} of this {type(self).__name__}: before "
+                "converting, give the layer activation=None and put the activation in a module of its own after it"
+            )
+        return super().named_children()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or cast; running statistics never become narrower than float32, whatever the parameters do."""
+        before = (self.running_mean, self.running_var)
+        super()._apply(fn, recurse)
+        if before[0] is not None and self.running_mean is not None:
+            self.running_mean = _kept_wide(self.running_mean, before[0])
+        if before[1] is not None and self.running_var is not None:
+            self.running_var = _kept_wide(self.running_var, before[1])
+        return self
+
+    def _check_channels(self, input: Tensor) -> None:
+        channels = input.shape[1]
+        if channels == self.num_features:
+            return
+        known = {"running_mean": self.running_mean, "weight": self.weight, "bias": self.bias}
+        first = next((name for name, t in known.items() if t is not None), None)
+        if first is None:  # nothing here depends on the number of channels; torch.nn accepts it, too
+            return
+        sizes = "".join(f", {size}" for size in ("L", "D", "H", "W")[-(input.dim() - 2) :]) if input.dim() > 2 else ""
+        sizes = ", L" if input.dim() == 3 else sizes
+        raise RuntimeError(
+            f"{type(self).__name__} expected input (N, {self.num_features}{sizes}), got {tuple(input.shape)}: {channels} "
+            f"channels where num_features={self.num_features} ({first} should contain {channels} elements not {self.num_features})"
+        )
+
+
+class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
+    """Batch normalization of (N, C) or (N, C, L): torch.nn.BatchNorm1d and more.
+
+    Args:
+        num_features: C.
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.nn; momentum is the weight of the new batch.
+        activation: applied to the result: relu, leaky_relu (slope 0.01), sigmoid, tanh, gelu, silu or None.
+
+    Where it differs from torch.nn: running statistics stay float32 under .half() and .bfloat16(); a channel whose batch
+    statistics are not finite keeps its running values; a forward pass inside a backward pass (activation checkpointing)
+    updates nothing; an empty or wholly masked batch is not counted.
+
+    Raises:
+        ValueError: momentum outside [0, 1], a negative eps, an unknown activation; in training, eps = 0 or one value per channel.
+
+    Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
+
+    >>> import torch
+    >>> layer = BatchNorm1d(2, activation="relu")
+    >>> layer(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+    tensor([[0.0000, 0.0000],
+            [1.0000, 1.0000]], grad_fn=<FusedBatchNormBackward>)
+    """
+
+
+class BatchNorm2d(_Layer, torch.nn.BatchNorm2d):
+    """Batch normalization of (N, C, H, W), per channel; see BatchNorm1d.
+
+    >>> import torch
+    >>> BatchNorm2d(3)(torch.randn(2, 3, 4, 4)).shape
+    torch.Size([2, 3, 4, 4])
+    """
+
+
+class BatchNorm3d(_Layer, torch.nn.BatchNorm3d):
+    """Batch normalization of (N, C, D, H, W), per channel; see BatchNorm1d.
+
+    >>> import torch
+    >>> BatchNorm3d(3)(torch.randn(2, 3, 4, 4, 4)).shape
+    torch.Size([2, 3, 4, 4, 4])
+    """
+
+
+def _kept_wide(statistic: Tensor, before: Tensor | None = None) -> Tensor:
+    """A running statistic as it is, or in float32 where a cast has made it narrower: from `before`, which has the digits."""
+    if statistic.dtype not in (torch.float16, torch.bfloat16):
+        return statistic
+    source = statistic if before is None or before.is_meta or statistic.is_meta else before
+    return source.to(device=statistic.device, dtype=torch.float32)
+
+
+def _as_leaf(layer: _Layer, *inputs: Any) -> fx.Proxy:
+    """One call_module node under torch.fx, which knows the layers in torch.nn for leaves but not those outside it."""
+    input, residual, mask = inputs
+    kwargs = {name: value for name, value in (("residual", residual), ("mask", mask)) if value is not None}
+    tracer = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), kwargs)

@@ -1,0 +1,232 @@
+"""InputNorm: the training inputs' mean and standard deviation, applied unchanged to all later inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batchnorm.kernels import select
+from batchnorm.moments import Moments, wide_dtype
+
+_CHUNK = 1 << 22  # values that are widened to float64 at a time
+
+
+class InputNorm(torch.nn.Module):
+    """Normalize inputs by statistics that are fitted once: y = (x - mean) / sqrt(variance + eps).
+
+    Args:
+        num_features: how many features, or their shape: 13, (1, 28, 28).
+        axis: where in the input they are, one axis or as many as the shape has; the last ones by default. Channels of
+            images are InputNorm(3, axis=1).
+        eps: added to the variance, inside the root.
+
+    A feature that is constant in the training data carries nothing: it maps to 0, whatever comes later. NaN is ignored
+    when fitting and stays NaN when normalizing. State is float64 whatever the model's dtype; statistics are exact
+    whatever the chunks the data come in. `mean` and `std` print as the constants that a fixed transform takes.
+
+    Raises:
+        ValueError: features of another shape, infinite values, a negative eps.
+        RuntimeError: normalizing before fitting.
+
+    >>> norm = InputNorm(2).fit([[0.0, 5.0], [2.0, 5.0]])
+    >>> norm(torch.tensor([[4.0, 5.0]]))
+    tensor([[3., 0.]])
+    >>> norm.std
+    tensor([1., 0.], dtype=torch.float64)
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    def __init__(
+        self, num_features: int | Sequence[int], *, axis: int | Sequence[int] | None = None, eps: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.shape = (num_features,) if isinstance(num_features, int) else tuple(num_features)
+        self.axis = _axes(axis, len(self.shape))
+        if any(size < 0 for size in self.shape):
+            raise ValueError(f"InputNorm expected a number of features or their shape, got {num_features}")
+        if not eps >= 0:
+            raise ValueError(f"InputNorm eps expected a number >= 0, got {eps}")
+        self.eps = eps
+        for name in ("count", "mean", "m2"):
+            self.register_buffer(name, torch.zeros(self.shape, dtype=torch.float64))
+
+    @classmethod
+    def from_constants(cls, mean: Any, std: Any, *, axis: int | Sequence[int] | None = None) -> Self:
+        """A normalizer with a given mean and standard deviation, each of the features' shape.
+
+        >>> InputNorm.from_constants([0.0], [16.0])(torch.tensor([[8.0]]))
+        tensor([[0.5000]])
+        """
+        centre, scale = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (mean, std))
+        if centre.shape != scale.shape or not bool((scale >= 0).all()):
+            raise ValueError(f"InputNorm expected mean and std >= 0 of one shape, got {tuple(centre.shape)}, {tuple(scale.shape)}")
+        norm = cls(tuple(centre.shape), axis=axis)
+        norm._keep(Moments(torch.ones_like(centre), centre, scale * scale))
+        return norm
+
+    def fit(self, data: Any, *, sample_weight: Any = None) -> Self:
+        """Learn mean and standard deviation from `data` alone.
+
+        Args:
+            data: one array, tensor or data frame; or an iterable of batches, such as a DataLoader: of a batch that is a
+                tuple or list the first element counts.
+            sample_weight: (N,), how often each row of one array counts; rows are the first axis.
+        """
+        return self._accumulate(Moments.empty(self.shape), data, sample_weight)
+
+    def partial_fit(self, data: Any, *, sample_weight: Any = None) -> Self:
+        """Learn from `data` as well as from everything fitted so far."""
+        return self._accumulate(Moments(self.count.cpu(), self.mean.cpu(), self.m2.cpu()), data, sample_weight)
+
+    @property
+    def variance(self) -> Tensor:
+        """The biased variance of each feature, float64; 0 for a constant."""
+        variance = Moments(self.count, self.mean, self.m2).variance()
+        rounding = 4 * torch.finfo(variance.dtype).eps * self.mean.abs()
+        return torch.where(variance <= rounding * rounding, 0, variance)
+
+    @property
+    def std(self) -> Tensor:
+        """sqrt(variance + eps), float64; 0 for a constant, which marks it."""
+        variance = self.variance
+        return torch.where(variance > 0, torch.sqrt(variance + self.eps), 0)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize. input: any shape with the features at `axis`; comes back in its dtype, integers in the default one."""
+        mean, std = self._constants(input)
+        y = (input.to(mean.dtype) - mean) / torch.where(std > 0, std, torch.inf)
+        return y.to(input.dtype if input.is_floating_point() else torch.get_default_dtype())
+
+    def inverse(self, output: Tensor) -> Tensor:
+        """Undo `forward`: back in the features' units; a constant feature gets its constant."""
+        mean, std = self._constants(output)
+        return (output.to(mean.dtype) * std + mean).to(output.dtype)
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"{self.shape if len(self.shape) != 1 else self.shape[0]}, axis={self.axis}, eps={self.eps}"
+
+    def _constants(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if select.way(x) == "fused" and self.count.numel() and not bool((self.count > 0).any()):
+            raise RuntimeError("InputNorm has no statistics yet: call fit(training_data) or load a state_dict first")
+        shape = self._broadcast_shape(x.shape)
+        return self.mean.reshape(shape), self.std.reshape(shape)
+
+    def _broadcast_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        rank = len(shape)
+        if rank < len(self.shape) or any(not -rank <= a < rank for a in self.axis):
+            raise ValueError(f"InputNorm expected features {self.shape} at axis {self.axis}, got input {tuple(shape)}")
+        axes = [a % rank for a in self.axis]
+        found = tuple(shape[a] for a in axes)
+        if found != self.shape:
+            raise ValueError(
+                f"InputNorm expected features {self.shape} at axis {self.axis}, got {found} in input {tuple(shape)}"
+            )
+        return tuple(shape[d] if d in axes else 1 for d in range(rank))
+
+    def _accumulate(self, moments: Moments, data: Any, sample_weight: Any) -> Self:
+        seen = False
+        for rows, weights in _batches(data, sample_weight):
+            moments = moments.merge(self._moments(rows, weights))
+            seen = True
+        if not seen:
+            raise ValueError("InputNorm.fit expected at least one batch, got an iterable that is empty")
+        if not bool(torch.isfinite(moments.m2).all()):
+            where = (~torch.isfinite(moments.m2)).nonzero()[0].tolist()
+            raise ValueError(f"InputNorm.fit: feature {where} holds infinite values or overflows float64; leave such rows out")
+        self._keep(moments)
+        return self
+
+    def _moments(self, x: Tensor, weights: Tensor | None) -> Moments:
+        broadcast = self._broadcast_shape(x.shape)
+        rank = x.dim()
+        dims = [d for d in range(rank) if d not in {a % rank for a in self.axis}]
+        if not dims:
+            raise ValueError(f"InputNorm.fit expected at least one axis besides the features {self.shape}, got {tuple(x.shape)}")
+        if weights is not None:
+            weights = weights.view((-1,) + (1,) * (rank - 1))
+        order = sorted(range(len(self.shape)), key=lambda i: self.axis[i] % rank)
+        del broadcast
+        found = Moments.of(x, dims=dims, weights=weights, ignore_nan=x.is_floating_point())
+        # What is left after the sums stands in the input's order of axes; the features' own order may be another.
+        back = [order.index(i) for i in range(len(self.shape))]
+        count = found.count.expand(found.mean.shape)
+        return Moments(count.permute(back).cpu(), found.mean.permute(back).cpu(), found.m2.permute(back).cpu())
+
+    def _keep(self, moments: Moments) -> None:
+        for name, value in (("count", moments.count), ("mean", moments.mean), ("m2", moments.m2)):
+            buffer = getattr(self, name)
+            buffer.copy_(value.expand(self.shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move; a cast of the model leaves the statistics in float64."""
+        before = {name: getattr(self, name) for name in ("count", "mean", "m2")}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            moved = getattr(self, name)
+            wide = wide_dtype(moved.device)
+            if moved.dtype != wide:
+                setattr(self, name, (moved if value.is_meta else value).to(device=moved.device, dtype=wide))
+        return self
+
+
+def _axes(axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(-rank, 0))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if len(axes) != rank or len(set(axes)) != rank:
+        raise ValueError(f"InputNorm expected one axis for each of {rank} feature dimensions, got axis={axis}")
+    return axes
+
+
+def _batches(data: Any, sample_weight: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The chunks of `data`, each a tensor of rows, with their weights."""
+    if not _is_one_array(data):
+        if sample_weight is not None:
+            raise ValueError("InputNorm.fit expected one array with sample_weight, got an iterable of batches")
+        for batch in data:
+            first = batch[0] if isinstance(batch, (tuple, list)) else batch
+            yield from _batches(_as_tensor(first), None)
+        return
+    x = _as_tensor(data)
+    weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight), dtype=torch.float64)
+    if weights is not None and (weights.shape != x.shape[:1] or not bool((weights >= 0).all())):
+        raise ValueError(f"sample_weight expected {x.shape[0]} numbers >= 0, got shape {tuple(weights.shape)}")
+    if x.dim() == 0 or x.shape[0] == 0:
+        raise ValueError(f"InputNorm.fit expected at least one row, got shape {tuple(x.shape)}")
+    rows = max(1, _CHUNK // max(1, x[0].numel()))
+    for start in range(0, x.shape[0], rows):
+        yield x[start : start + rows], None if weights is None else weights[start : start + rows]
+
+
+def _is_one_array(data: Any) -> bool:
+    if isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "__array__"):
+        return True
+    if isinstance(data, (list, tuple)) and data:
+        first = data[0][0] if isinstance(data[0], (list, tuple)) and data[0] else data[0]
+        return isinstance(first, (int, float)) or (isinstance(first, (list, tuple)) and not _is_one_array(first) is False)
+    if isinstance(data, Iterable):
+        return False
+    raise TypeError(f"InputNorm.fit expected an array, a tensor or an iterable of batches, got {type(data).__name__}")
+
+
+def _as_tensor(data: Any) -> Tensor:
+    if isinstance(data, Tensor):
+        x = data.detach()
+    else:
+        array = np.asarray(data)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"InputNorm.fit expected numbers, got an array of {array.dtype}")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype == np.longdouble:
+            array = array.astype(np.float64)
+        x = torch.as_tensor(np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array)
+    if x.is_complex():
+        raise TypeError("InputNorm.fit expected real numbers, got complex ones")
+    return x

@@ -1,0 +1,102 @@
+"""Numbers in words: how a report writes counts, shares, durations and metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def count(value: int) -> str:
+    """A whole number with thousands set apart.
+
+    >>> count(1437000)
+    '1,437,000'
+    """
+    return f"{value:,}".replace("-", MINUS)
+
+
+def number(value: float, *, digits: int = 3) -> str:
+    """A measured number with `digits` significant digits; what is not finite is said in words.
+
+    >>> number(0.123456), number(-1234.5, digits=6), number(3.2e-9), number(float("nan"))
+    ('0.123', '−1,234.5', '3.2e−9', 'not a number')
+    """
+    value = float(value)
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else f"{MINUS}infinite"
+    rounded = float(f"{value:.{digits}g}")
+    if rounded != 0 and not 1e-4 <= abs(rounded) < 1e7:
+        mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
+        if "." in mantissa:
+            mantissa = mantissa.rstrip("0").rstrip(".")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+    whole = f"{rounded:,.0f}"
+    if rounded == float(whole.replace(",", "")):
+        return whole.replace("-0", "0").replace("-", MINUS) if rounded == 0 else whole.replace("-", MINUS)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}".rstrip("0").rstrip(".").replace("-", MINUS)
+
+
+def percent(share: float, *, decimals: int = 1) -> str:
+    """A share between 0 and 1 as a percentage.
+
+    >>> percent(0.9722).replace(NO_BREAK, " "), percent(0.95, decimals=0).replace(NO_BREAK, " ")
+    ('97.2 %', '95 %')
+    """
+    if not math.isfinite(share):
+        return number(share)
+    return f"{100 * share:.{decimals}f}{NO_BREAK}%".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that suits it.
+
+    >>> [duration(s).replace(NO_BREAK, " ") for s in (0.0042, 0.42, 12.34, 200, 7260)]
+    ['4.2 ms', '0.42 s', '12.3 s', '3 min 20 s', '2 h 1 min']
+    """
+    if not math.isfinite(seconds):
+        return number(seconds)
+    if 0 < seconds < 0.1:
+        return f"{number(1000 * seconds, digits=2)}{NO_BREAK}ms"
+    if seconds < 59.95:
+        return f"{number(seconds, digits=2 if seconds < 1 else 3)}{NO_BREAK}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{NO_BREAK}min" + (f" {rest}{NO_BREAK}s" if rest else "")
+    hours, minutes = divmod(minutes, 60)
+    return f"{count(hours)}{NO_BREAK}h" + (f" {minutes}{NO_BREAK}min" if minutes else "")
+
+
+def metric(value: float, task: Literal["classification", "regression"]) -> str:
+    """An accuracy as a percentage, an R2 as a number."""
+    return percent(value) if task == "classification" else number(value)
+
+
+def goal(value: float, task: Literal["classification", "regression"]) -> str:
+    """A goal as it was set: without decimals that nobody typed."""
+    if task == "regression":
+        return f"R2 {number(value)}"
+    return f"{number(100 * value, digits=4)}{NO_BREAK}%"
+
+
+def plural(amount: int, singular: str, many: str | None = None) -> str:
+    """The count and its noun.
+
+    >>> plural(1, "row"), plural(1500, "row"), plural(2, "class", "classes")
+    ('1 row', '1,500 rows', '2 classes')
+    """
+    return f"{count(amount)} {singular if amount == 1 else many or singular + 's'}"
+
+
+def shorten(text: str, length: int) -> str:
+    """`text` cut to at most `length` characters, the last an ellipsis where something was cut.
+
+    >>> shorten("NEAR BAY", 20), shorten("an uncommonly long name", 12)
+    ('NEAR BAY', 'an uncommon…')
+    """
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
