@@ -5,7 +5,6 @@ Each slope is written in terms of the pre-activation z, because the backward pas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,35 +14,16 @@ from torch import Tensor
 LEAK = 0.01  # the slope of leaky_relu below zero, torch's default
 
 
-def _sigmoid_slope(z: Tensor, dy: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return dy * (s * (1 - s))
-
-
-def _tanh_slope(z: Tensor, dy: Tensor) -> Tensor:
-    t = torch.tanh(z)
-    return dy * (1 - t * t)
-
-
-def _silu_slope(z: Tensor, dy: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return dy * (s * (1 + z * (1 - s)))
-
-
-def _gelu_slope(z: Tensor, dy: Tensor) -> Tensor:
-    cdf = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
-    pdf = torch.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
-    return dy * (cdf + z * pdf)
-
+_aten = torch.ops.aten
 
 # name -> (z -> activation, (z, dy) -> dy * slope at z)
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (torch.relu, lambda z, dy: torch.where(z <= 0, 0, dy)),
-    "leaky_relu": (lambda z: F.leaky_relu(z, LEAK), lambda z, dy: torch.where(z > 0, dy, LEAK * dy)),
-    "sigmoid": (torch.sigmoid, _sigmoid_slope),
-    "tanh": (torch.tanh, _tanh_slope),
-    "gelu": (F.gelu, _gelu_slope),
-    "silu": (F.silu, _silu_slope),
+    "relu": (torch.relu, lambda z, dy: _aten.threshold_backward(dy, z, 0)),
+    "leaky_relu": (lambda z: F.leaky_relu(z, LEAK), lambda z, dy: _aten.leaky_relu_backward(dy, z, LEAK, False)),
+    "sigmoid": (torch.sigmoid, lambda z, dy: _aten.sigmoid_backward(dy, torch.sigmoid(z))),
+    "tanh": (torch.tanh, lambda z, dy: _aten.tanh_backward(dy, torch.tanh(z))),
+    "gelu": (F.gelu, lambda z, dy: _aten.gelu_backward(dy, z)),
+    "silu": (F.silu, lambda z, dy: _aten.silu_backward(dy, z)),
 }
 
 

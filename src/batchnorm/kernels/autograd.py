@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from batchnorm.kernels import select, spec
 from batchnorm.kernels.spec import Affine, Centre
 
 
-@dataclass(frozen=True)
-class Normalization:
+class Normalization(NamedTuple):
     """How a batch is normalized: by itself, or by running statistics.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from batchnorm.kernels import select
 from batchnorm.kernels.spec import Centre
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A layer's running statistics, updated in place, and how much a new batch weighs in them.
 
     Attributes:
@@ -36,49 +35,46 @@ class Running:
         Returns:
             (C,) bool, True where a channel was refused; None where none was, or where looking would wait for a device.
         """
+        if self._update_at_once(centre):
+            return None
         with torch.no_grad():
             moments = centre.moments()
             mean, variance = moments.mean, moments.variance(correction=1)
-            new_mean, new_var = self._towards(self.mean, mean), self._towards(self.var, variance)
-            if not _may_look(mean):
-                enough = moments.count >= 2
-                refused = self._not_finite(mean, variance)
-                self._store(torch.where(refused | ~enough, self.mean, new_mean), torch.where(refused | ~enough, self.var, new_var))
-                self._count(enough)
-                return None
-            if float(centre.count) < 2:
-                return None
-            self._count(1)
-            if self._all_finite(mean, variance):
-                self._store(new_mean, new_var)
-                return None
-            refused = self._not_finite(mean, variance)
-            self._store(torch.where(refused, self.mean, new_mean), torch.where(refused, self.var, new_var))
-            return refused
+            kept = ~(torch.isfinite(mean.to(self.mean.dtype)) & torch.isfinite(variance.to(self.var.dtype)))
+            enough = moments.count >= 2
+            self._move(self.mean, mean, kept | ~enough)
+            self._move(self.var, variance, kept | ~enough)
+            if self.batches is not None:
+                self.batches.add_(enough)
+            may_look = mean.device.type == "cpu" and select.way(mean) == "fused"
+            return kept if may_look and bool((kept & enough).any()) else None
 
-    def _towards(self, running: Tensor, batch: Tensor) -> Tensor:
-        if self.momentum is not None:
-            return torch.lerp(running.to(batch.dtype), batch, self.momentum)
-        assert self.batches is not None, "a plain average needs the number of batches"
-        return torch.lerp(running.to(batch.dtype), batch, 1.0 / (self.batches + 1).to(batch.dtype))
-
-    def _store(self, mean: Tensor, var: Tensor) -> None:
-        self.mean.copy_(mean)
-        self.var.copy_(var)
-
-    def _count(self, one: Tensor | int) -> None:
-        if self.batches is not None:
-            self.batches.add_(one)
-
-    def _not_finite(self, mean: Tensor, variance: Tensor) -> Tensor:
-        return ~(torch.isfinite(mean.to(self.mean.dtype)) & torch.isfinite(variance.to(self.var.dtype)))
-
-    def _all_finite(self, mean: Tensor, variance: Tensor) -> bool:
-        """One look at the extremes instead of four operations on every channel; NaN fails each comparison."""
-        if not float(variance.max()) <= torch.finfo(self.var.dtype).max:
+    def _update_at_once(self, centre: Centre) -> bool:
+        """The usual case in the fewest operations; False, with nothing changed, where something is unusual."""
+        count, momentum, anchor = centre.count, self.momentum, centre.anchor
+        if isinstance(count, Tensor) or count < 2 or momentum is None or anchor.device.type != "cpu":
             return False
-        return float(torch.linalg.vector_norm(mean, torch.inf)) <= torch.finfo(self.mean.dtype).max
+        if self.mean.dtype != torch.float32 or self.var.dtype != torch.float32 or select.way(anchor) != "fused":
+            return False
+        # The centre of float32 or narrower values has no shift, and a mean that float32 holds wherever its variance is
+        # finite. NaN fails the comparison.
+        if centre.shift is not None or anchor.requires_grad:
+            return False
+        assert centre.m2 is not None
+        variance = centre.m2 / (count - 1)
+        if not float(variance.max()) <= torch.finfo(torch.float32).max:
+            return False
+        self.mean.lerp_(anchor.to(torch.float32), momentum)
+        self.var.lerp_(variance.to(torch.float32), momentum)
+        if self.batches is not None:
+            self.batches.add_(1)
+        return True
 
-
-def _may_look(statistic: Tensor) -> bool:
-    return select.way(statistic) == "fused" and statistic.device.type == "cpu"
+    def _move(self, running: Tensor, batch: Tensor, kept: Tensor) -> None:
+        if self.momentum is not None:
+            weight: float | Tensor = self.momentum
+        else:
+            assert self.batches is not None, "a plain average needs the number of batches"
+            weight = 1.0 / (self.batches + 1).to(batch.dtype)
+        moved = torch.lerp(running.to(batch.dtype), batch, weight)
+        running.copy_(torch.where(kept, running, moved.to(running.dtype)))

@@ -27,7 +27,7 @@ Legend: N batch, C channels, S positions, * any spatial shape; "channel" tensors
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,7 @@ from batchnorm.kernels.activations import ACTIVATIONS
 from batchnorm.moments import Moments, wide_dtype
 
 
-@dataclass(frozen=True)
-class Centre:
+class Centre(NamedTuple):
     """What each channel is centred and scaled by: z_norm = (z - anchor - shift) * rstd."""
 
     anchor: Tensor  # (C,) wide
@@ -54,8 +53,7 @@ class Centre:
         return Moments(count, mean, self.m2)
 
 
-@dataclass(frozen=True)
-class Affine:
+class Affine(NamedTuple):
     """What is applied to z_norm: gamma, beta, the residual and the activation of (4) and (5); None where absent."""
 
     weight: Tensor | None  # (C,) gamma
@@ -64,8 +62,7 @@ class Affine:
     activation: str | None
 
 
-@dataclass(frozen=True)
-class Gradients:
+class Gradients(NamedTuple):
     """Of the loss: each like what it is the gradient of, None where nothing asked."""
 
     x: Tensor | None

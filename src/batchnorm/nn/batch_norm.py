@@ -69,19 +69,23 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             return _as_leaf(self, input, residual, mask)
         self._check_input_dim(input)
         self._check_channels(input)
-        by_batch = self.training or (self.running_mean is None and self.running_var is None)
+        training, tracks = self.training, self.track_running_stats
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        mean, var, counter = (self._buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked"))
+        by_batch = training or (mean is None and var is None)
+        if training and not tracks:
+            mean = var = None
+        momentum = self.momentum
+        check_arguments(input, (mean, var), (weight, bias), training=by_batch, momentum=momentum or 0.0, eps=self.eps)
         running = None
-        statistics = (self.running_mean, self.running_var) if self.track_running_stats or not self.training else (None, None)
-        check_arguments(
-            input, statistics, (self.weight, self.bias), training=by_batch, momentum=self.momentum or 0.0, eps=self.eps
-        )
-        if statistics[0] is not None and statistics[1] is not None:
-            running = Running(statistics[0], statistics[1], self._momentum_of_next_batch(), self.num_batches_tracked)
+        if mean is not None and var is not None:
+            # torch.nn, too, leaves the statistics as they are where the plain average is asked for and nobody counts.
+            running = Running(mean, var, 0.0 if momentum is None and counter is None else momentum, counter)
         y, refused = normalize_and_update(
             input,
             running,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             training=by_batch,
             eps=self.eps,
             activation=self.activation,
@@ -92,10 +96,6 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             self._has_warned = True
             warnings.warn(refusal(f"{type(self).__name__}({self.num_features})", refused), StatisticsWarning, stacklevel=2)
         return y
-
-    def _momentum_of_next_batch(self) -> float | None:
-        # torch.nn, too, leaves the statistics as they are where the plain average is asked for and nobody counts.
-        return 0.0 if self.momentum is None and self.num_batches_tracked is None else self.momentum
 
     def extra_repr(self) -> str:
         """As torch.nn has it, and the activation where there is one."""
