@@ -1,7 +1,7 @@
 """Writing a file so that at any moment, a kill -9 or a full disk included, its name holds the old content or the new.
 
-The bytes go to a file beside the target, reach the disk (fsync), and take the target's name in one step (rename); then the
-folder reaches the disk too. What a killed process left beside the target is removed by the next writing of that target.
+The bytes go to a file beside the target, reach the disk (fsync), and take the target's name in one step (rename); then
+the folder reaches the disk too. What a killed process left beside the target is removed by the target's next writing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from batchnorm.errors import OutputError
 
-_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}  # this folder cannot be opened or synced: no fault
+_NO_FAULT = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}  # some folders cannot be opened or synced
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -69,9 +69,9 @@ def _sync_folder(folder: Path, name: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in _NO_FAULT:
             raise OutputError(
-                f"{name!r} was written, but the disk did not confirm it ({error.strerror}): check the disk and write it again"
+                f"{name!r} was written, but the disk did not confirm it ({error.strerror}): check the disk, write again"
             ) from error
 
 
