@@ -15,6 +15,7 @@ from batchnorm.errors import StatisticsWarning
 from batchnorm.functional import check_arguments, mask_weights, normalize_and_update, refusal
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.running import Running
+from batchnorm.moments import wide_dtype
 
 
 class _Layer(torch.nn.modules.batchnorm._BatchNorm):
@@ -68,6 +69,23 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, fx.Proxy):
             return _as_leaf(self, input, residual, mask)
         self._check_input_dim(input)
+        return self._normalize(input, residual, None if mask is None else mask_weights(input, mask))
+
+    def forward_weighted(self, input: Tensor, weights: Tensor | None) -> Tensor:
+        """forward() where each position counts `weights` times in the statistics: (N, 1, *), >= 0; None is once.
+
+        A row of weight 2 counts as that row twice; a row of weight 0 is masked and comes out 0.
+        """
+        return self._normalize(input, None, None if weights is None else weights.to(wide_dtype(input.device)))
+
+    def by_batch(self, input: Tensor) -> Tensor:
+        """What forward() gives in training, with nothing updated."""
+        y, _ = normalize_and_update(
+            input, None, self.weight, self.bias, training=True, eps=self.eps, activation=self.activation
+        )
+        return y
+
+    def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
         self._check_channels(input)
         training, tracks = self.training, self.track_running_stats
         weight, bias = self._parameters["weight"], self._parameters["bias"]
@@ -90,7 +108,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             eps=self.eps,
             activation=self.activation,
             residual=residual,
-            weights=None if mask is None else mask_weights(input, mask),
+            weights=weights,
         )
         if refused is not None and not self._has_warned:
             self._has_warned = True
