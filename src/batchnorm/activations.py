@@ -1,4 +1,4 @@
-"""The activations in NumPy, for networks that predict without torch: float64 in, float64 out, quiet at any finite value."""
+"""The activations in NumPy, for predicting without torch: float64 in, float64 out, quiet at any finite value."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ class NetworkSpec:
         object.__setattr__(self, "inputs", _size(self.inputs, "inputs"))
         object.__setattr__(self, "outputs", _size(self.outputs, "outputs"))
         if not isinstance(self.hidden, tuple | list) or len(self.hidden) > MAX_LAYERS:
-            raise SettingsError(f"hidden expected at most {MAX_LAYERS} sizes, such as (100, 100), got {_short(self.hidden)}")
+            raise SettingsError(
+                f"hidden expected up to {MAX_LAYERS} sizes, such as (100, 100), got {_short(self.hidden)}"
+            )
         object.__setattr__(self, "hidden", tuple(_size(size, "each hidden size") for size in self.hidden))
         _choice(self.activation, ACTIVATIONS, "activation")
         _choice(self.placement, ("before", "after"), "placement")
@@ -72,7 +74,7 @@ class NetworkSpec:
         widths = (self.inputs, *self.hidden, self.outputs)
         values = sum(before * after for before, after in pairwise(widths))
         if values > MAX_VALUES:
-            raise SettingsError(f"sizes {_short(widths)} make {values:,} weights, at most {MAX_VALUES:,} work: choose smaller ones")
+            raise SettingsError(f"sizes {_short(widths)} expected at most {MAX_VALUES:,} weights, got {values:,}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -142,7 +144,8 @@ def check_tensors(
         if shape != expected[name].shape or not all(type(size) is int for size in shape):
             raise ModelFileError(f"the tensor {name!r} expected shape {expected[name].shape}, got {_short(shape)}")
         if dtype not in expected[name].dtypes:
-            raise ModelFileError(f"the tensor {name!r} expected dtype {' or '.join(expected[name].dtypes)}, got {_short(dtype)}")
+            wanted = " or ".join(expected[name].dtypes)
+            raise ModelFileError(f"the tensor {name!r} expected dtype {wanted}, got {_short(dtype)}")
     return expected
 
 
