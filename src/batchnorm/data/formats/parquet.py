@@ -1,0 +1,28 @@
+"""Parquet: typed columns, through polars."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import polars as pl
+
+from batchnorm.data.formats.content import content
+from batchnorm.data.frame import clean
+from batchnorm.data.table import Table
+from batchnorm.errors import DataError
+
+
+def read_parquet(path: Path, *, na: tuple[str, ...] = ()) -> Table:
+    """A Parquet file as a Table.
+
+    Raises:
+        DataError: the file is damaged or no Parquet, or has no rows.
+    """
+    try:
+        frame = pl.read_parquet(io.BytesIO(content(path)))
+    except (pl.exceptions.PolarsError, OSError) as problem:
+        raise DataError(f"{path.name} cannot be read as Parquet: {str(problem).splitlines()[0]}") from problem
+    if not len(frame):
+        raise DataError(f"{path.name} has {frame.width} columns and no rows: expected at least one row.")
+    return Table(path.name, tuple(frame.columns), clean(frame, na), na=na)
