@@ -12,9 +12,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const settings = {
     responsive: true,
-    displaylogo: false,
-    displayModeBar: touch.matches ? false : "hover",
-    modeBarButtons: [["toImage", "resetScale2d"]],
+    displayModeBar: false, // its buttons would be focusable inside role="img"; a double click undoes a zoom
   };
 
   function paint(value, key, styles) {
@@ -23,7 +21,7 @@
       return named ? styles.getPropertyValue(named[1]).trim() : value;
     }
     if (Array.isArray(value)) {
-      return typeof value[0] === "number" ? value : value.map((entry) => paint(entry, key, styles));
+      return value.map((entry) => paint(entry, key, styles));
     }
     if (value !== null && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, entry]) => [name, paint(entry, name, styles)]));

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from batchnorm.report import wording
 from batchnorm.report.theme import CARD, CLEAR, GRID, INK, LINE, MUTED, Style
 
 Trace = dict[str, Any]
@@ -79,12 +80,12 @@ def evenly(length: int, most: int) -> list[int]:
 
 
 def text(value: str) -> str:
-    """Text for a place where plotly reads its own markup (`<b>`, `%{x}`): shown as it is, read as nothing.
+    """Text for a place where plotly reads its own markup (`<b>`, `%{x}`, `$x^2$`): shown as it is, read as nothing.
 
-    >>> text("<b>%{x}</b>")
-    '&lt;b&gt;&#37;{x}&lt;/b&gt;'
+    >>> text("<b>%{x} $y$</b>")
+    '&lt;b&gt;&#37;{x} &#36;y&#36;&lt;/b&gt;'
     """
-    return escape(value, quote=False).replace("%{", "&#37;{")
+    return escape(value, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 
 
 def axis(
@@ -106,17 +107,37 @@ def axis(
         "ticks": "",
     }
     if log:
-        result |= {"type": "log", "exponentformat": "power", "dtick": None}
+        result["type"] = "log"
+        ticks = ticks or log_ticks(bounds)
     if bounds is not None:
         result["range"] = [math.log10(b) if log else b for b in bounds]
     if percent:
         result["tickformat"] = ".0%" if bounds is None or bounds[1] - bounds[0] > 0.06 else ".1%"
-    if ticks is not None:
+    if ticks:
         result |= {"tickmode": "array", "tickvals": [t for t, _ in ticks], "ticktext": [text(t) for _, t in ticks]}
     return result | plotly
 
 
-def line(x: Sequence[float], y: Sequence[float], *, name: str, style: Style, dash: str | None = None, width: float = 2) -> Trace:
+def log_ticks(bounds: tuple[float, float] | None) -> list[tuple[float, str]]:
+    """Readable marks on a logarithmic axis: 1, 2, 5 of each decade, in longer ones 1 and 3, decades, or some decades.
+
+    >>> [text for _, text in log_ticks((0.03, 2.5))]
+    ['0.05', '0.1', '0.2', '0.5', '1', '2']
+    """
+    if bounds is None:
+        return []
+    low, high = (math.log10(bound) for bound in bounds)
+    every = max(1, math.ceil((high - low) / 7))
+    factors = (1, 2, 5) if high - low <= 2 else (1, 3) if high - low <= 3.5 else (1,)
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    marks = [factor * 10.0**decade for decade in decades if decade % every == 0 for factor in factors]
+    kept = [mark for mark in marks if bounds[0] <= mark <= bounds[1]]
+    return [(mark, wording.number(mark)) for mark in kept] if len(kept) > 1 else []
+
+
+def line(
+    x: Sequence[float], y: Sequence[float], *, name: str, style: Style, dash: str | None = None, width: float = 2
+) -> Trace:
     """A line through finite points with gaps elsewhere; few points are marked too, or one would be invisible."""
     kept = evenly(min(len(x), len(y)), POINTS)
     few = sum(value is not None for value in numbers(y[i] for i in kept)) <= 2
@@ -131,7 +152,9 @@ def line(x: Sequence[float], y: Sequence[float], *, name: str, style: Style, das
     }
 
 
-def points(x: Sequence[float], y: Sequence[float], *, name: str, style: Style, hover: Sequence[str], size: int = 6) -> Trace:
+def points(
+    x: Sequence[float], y: Sequence[float], *, name: str, style: Style, hover: Sequence[str], size: int = 6
+) -> Trace:
     """Markers, each with its own hover text."""
     return {
         "type": "scatter",
@@ -177,6 +200,12 @@ def span(values: Iterable[float], *, pad: float = 0.06) -> tuple[float, float] |
     low, high = min(finite), max(finite)
     extra = pad * (high - low) or pad * abs(high) or 1.0
     return low - extra, high + extra
+
+
+def from_zero(values: Iterable[float]) -> tuple[float, float]:
+    """Bounds from 0 to a little beyond the largest finite value, for steps and seconds."""
+    last = max((value for value in values if math.isfinite(value)), default=0.0)
+    return 0.0, 1.03 * last if last > 0 else 1.0
 
 
 def figure_html(figure: Figure) -> str:
@@ -254,5 +283,6 @@ def _swatch(entry: KeyEntry) -> str:
         inner = f'<g style="fill:{escape(entry.color)}">{_MARKS[entry.symbol]}</g>'
     else:
         dashes = _DASHES.get(entry.dash or "solid", "none")
-        inner = f'<path d="M1 7h26" style="stroke:{escape(entry.color)};stroke-width:2.5;stroke-dasharray:{dashes};fill:none"/>'
+        stroke = f"stroke:{escape(entry.color)};stroke-width:2.5;stroke-dasharray:{dashes};fill:none"
+        inner = f'<path d="M1 7h26" style="{stroke}"/>'
     return f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{inner}</svg>'

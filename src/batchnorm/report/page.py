@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from batchnorm.model_file import atomic_write
+from batchnorm.atomic import atomic_write
 from batchnorm.report.tables import paragraph_html
 
 
@@ -28,6 +28,7 @@ class Section:
     heading: str
     finding: str
     body: str
+    short: str = ""  # the heading's name in the navigation, where it is long
 
 
 def page(title: str, *, eyebrow: str, header: str, sections: Sequence[Section], footer: str) -> str:
@@ -42,7 +43,7 @@ def page(title: str, *, eyebrow: str, header: str, sections: Sequence[Section], 
         title=escape(title),
         eyebrow=escape(eyebrow),
         header=header,
-        contents="".join(f'<li><a href="#{escape(s.id)}">{escape(s.heading)}</a></li>' for s in sections),
+        contents="".join(f'<li><a href="#{escape(s.id)}">{escape(s.short or s.heading)}</a></li>' for s in sections),
         sections="\n".join(map(_section_html, sections)),
         footer=escape(footer),
         plotly=plotly,
@@ -89,6 +90,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
     return str(get_plotlyjs())

@@ -19,7 +19,14 @@ GRID = "var(--grid)"
 CARD = "var(--card)"
 CLEAR = "rgba(0,0,0,0)"
 
-HEAT = ((0.0, "var(--heat-0)"), (0.02, "var(--heat-1)"), (0.1, "var(--heat-2)"), (0.4, "var(--heat-3)"), (1.0, "var(--heat-4)"))
+HEAT_TEXT = "var(--heat-text)"  # on the darker half of HEAT (in the dark: the brighter)
+HEAT = (
+    (0.0, "var(--heat-0)"),
+    (0.02, "var(--heat-1)"),
+    (0.1, "var(--heat-2)"),
+    (0.4, "var(--heat-3)"),
+    (1.0, "var(--heat-4)"),
+)
 DEPTH = ((0.0, "var(--depth-0)"), (0.5, "var(--depth-1)"), (1.0, "var(--depth-2)"))
 
 

@@ -73,8 +73,14 @@ def duration(seconds: float) -> str:
 
 
 def metric(value: float, task: Literal["classification", "regression"]) -> str:
-    """An accuracy as a percentage, an R2 as a number."""
-    return percent(value) if task == "classification" else number(value)
+    """An accuracy as a percentage, an R2 with three decimals.
+
+    >>> metric(0.77, "regression"), metric(0.77, "classification").replace(NO_BREAK, " ")
+    ('0.770', '77.0 %')
+    """
+    if task == "classification":
+        return percent(value)
+    return f"{value:.3f}".replace("-", MINUS) if abs(value) < 10 else number(value)
 
 
 def goal(value: float, task: Literal["classification", "regression"]) -> str:

@@ -1,0 +1,57 @@
+"""What the networks answer on the test rows: confusion matrices or residuals, and rows predicted one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from batchnorm.report import wording
+from batchnorm.report.confusion import confusion_html
+from batchnorm.report.page import Section
+from batchnorm.report.residuals import residuals_html
+from batchnorm.report.tables import table_html
+from batchnorm.training.record import Record, SinglePrediction
+
+
+def mistakes(record: Record) -> Section | None:
+    """Confusion matrices where classes were predicted, residuals where numbers were; None where neither was kept."""
+    if record.task == "classification":
+        finding, body = confusion_html(record)
+        return (
+            Section("mistakes", "Which classes are mistaken for which", finding, body, short="Mistakes")
+            if body
+            else None
+        )
+    finding, body = residuals_html(record)
+    return Section("mistakes", "How far the predictions are off", finding, body, short="Residuals") if body else None
+
+
+def singles(record: Record) -> Section | None:
+    """Test rows that the main network was given alone, one at a time."""
+    if not record.singles:
+        return None
+    if record.task == "classification":
+        right = f"{sum(s.true == s.predicted for s in record.singles)} of {len(record.singles)}"
+        finding = f"Each row was given alone, as after deployment: {right} called correctly (✓), the others not (✗)."
+        header = ["test row", f"true {record.target_name}", "predicted", "probability"]
+        rows = [_class_row(single) for single in record.singles]
+    else:
+        finding = "Each row was given alone, as after deployment."
+        header = ["test row", f"true {record.target_name}", "predicted", "off by"]
+        rows = [_number_row(single) for single in record.singles]
+    return Section("singles", "One row at a time", finding, table_html("Single predictions", header, rows))
+
+
+def _class_row(single: SinglePrediction) -> Sequence[str]:
+    probability = "" if single.probability is None else wording.percent(single.probability)
+    mark = "✓" if single.true == single.predicted else "✗"
+    return wording.count(single.row), single.true, f"{mark} {single.predicted}", probability
+
+
+def _number_row(single: SinglePrediction) -> Sequence[str]:
+    try:
+        off = float(single.predicted) - float(single.true)
+    except ValueError:
+        return wording.count(single.row), single.true, single.predicted, ""
+    sign = "+" if off > 0 and math.isfinite(off) else ""
+    return wording.count(single.row), single.true, single.predicted, f"{sign}{wording.number(off)}"
