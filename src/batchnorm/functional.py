@@ -88,7 +88,15 @@ def batch_norm(
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, momentum)
     y, refused = normalize_and_update(
-        input, running, weight, bias, training=training, eps=eps, activation=activation, residual=residual, weights=weights
+        input,
+        running,
+        weight,
+        bias,
+        training=training,
+        eps=eps,
+        activation=activation,
+        residual=residual,
+        weights=weights,
     )
     if refused is not None:
         warnings.warn(refusal("batch_norm", refused), StatisticsWarning, stacklevel=2)
@@ -138,7 +146,9 @@ def mask_weights(x: Tensor, mask: Tensor) -> Tensor:
     """A boolean mask, (N,), (N, *) or (N, 1, *) for x: (N, C, *), as weights 0 and 1: (N, 1, *)."""
     n, spatial = x.shape[0], tuple(x.shape[2:])
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask expected a boolean tensor, got {mask.dtype}: write mask != 0, True where a position counts")
+        raise TypeError(
+            f"mask expected a boolean tensor, got {mask.dtype}: write mask != 0, True where a position counts"
+        )
     if tuple(mask.shape) not in {(n,), (n, *spatial), (n, 1, *spatial)}:
         expected = " or ".join(str(s) for s in dict.fromkeys([(n,), (n, *spatial), (n, 1, *spatial)]))
         raise ValueError(f"mask expected shape {expected} for input {tuple(x.shape)}, got {tuple(mask.shape)}")

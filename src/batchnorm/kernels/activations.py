@@ -1,11 +1,9 @@
-"""The activations that a batch norm layer can end in, and their slopes: values and derivatives, nothing kept.
-
-Each slope is written in terms of the pre-activation z, because the backward pass recomputes z from x anyway.
-"""
+"""The activations that a batch norm layer can end in, and their slopes: values and derivatives, nothing kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +11,38 @@ from torch import Tensor
 
 LEAK = 0.01  # the slope of leaky_relu below zero, torch's default
 
-
 _aten = torch.ops.aten
 
-# name -> (z -> activation, (z, dy) -> dy * slope at z)
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (torch.relu, lambda z, dy: _aten.threshold_backward(dy, z, 0)),
-    "leaky_relu": (lambda z: F.leaky_relu(z, LEAK), lambda z, dy: _aten.leaky_relu_backward(dy, z, LEAK, False)),
-    "sigmoid": (torch.sigmoid, lambda z, dy: _aten.sigmoid_backward(dy, torch.sigmoid(z))),
-    "tanh": (torch.tanh, lambda z, dy: _aten.tanh_backward(dy, torch.tanh(z))),
-    "gelu": (F.gelu, lambda z, dy: _aten.gelu_backward(dy, z)),
-    "silu": (F.silu, lambda z, dy: _aten.silu_backward(dy, z)),
+
+class Activation(NamedTuple):
+    """One activation y = value(z), element by element."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]  # (z, dy) -> dy * value'(z)
+    slope_at_output: Callable[[Tensor, Tensor], Tensor] | None  # (y, dy) -> the same, where y alone tells it
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation(
+        torch.relu,
+        lambda z, dy: _aten.threshold_backward(dy, z, 0),
+        lambda y, dy: _aten.threshold_backward(dy, y, 0),
+    ),
+    "leaky_relu": Activation(
+        lambda z: F.leaky_relu(z, LEAK),
+        lambda z, dy: _aten.leaky_relu_backward(dy, z, LEAK, False),
+        lambda y, dy: _aten.leaky_relu_backward(dy, y, LEAK, True),
+    ),
+    "sigmoid": Activation(
+        torch.sigmoid,
+        lambda z, dy: _aten.sigmoid_backward(dy, torch.sigmoid(z)),
+        lambda y, dy: _aten.sigmoid_backward(dy, y),
+    ),
+    "tanh": Activation(
+        torch.tanh, lambda z, dy: _aten.tanh_backward(dy, torch.tanh(z)), lambda y, dy: _aten.tanh_backward(dy, y)
+    ),
+    "gelu": Activation(F.gelu, lambda z, dy: _aten.gelu_backward(dy, z), None),
+    "silu": Activation(F.silu, lambda z, dy: _aten.silu_backward(dy, z), None),
 }
 
 

@@ -35,7 +35,12 @@ class Normalization(NamedTuple):
 
 
 def run(
-    how: Normalization, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, weights: Tensor | None
+    how: Normalization,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Centre]:
     """y: (N, C, *), and what it was normalized by (constants: no gradient goes through them)."""
     if select.way(x, weight, bias, residual) == "composed":
@@ -49,7 +54,12 @@ def run(
 
 
 def _composed(
-    how: Normalization, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, weights: Tensor | None
+    how: Normalization,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Centre]:
     centre, deviation = how.centre(x, weights)
     affine = Affine(weight, bias, residual, how.activation)

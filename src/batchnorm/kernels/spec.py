@@ -120,10 +120,12 @@ def evaluation_centre(
     return Centre(anchor, None, rstd, None, 1.0), values - per_channel(anchor, x.dim())
 
 
-def normalize(deviation: Tensor, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+def normalize(
+    deviation: Tensor, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype
+) -> Tensor:
     """(3) to (5), rounded to `dtype`; 0 where a position does not count. deviation: (N, C, *) wide."""
     z = _pre_activation(deviation, centre, affine)
-    y = z if affine.activation is None else ACTIVATIONS[affine.activation][0](z)
+    y = z if affine.activation is None else ACTIVATIONS[affine.activation].value(z)
     if weights is not None:
         y = torch.where(weights > 0, y, 0)
     return y.to(dtype)
@@ -154,7 +156,7 @@ def backward(
     if weights is not None:
         deviation, g = torch.where(weights > 0, deviation, 0), torch.where(weights > 0, g, 0)
     if affine.activation is not None:
-        g = ACTIVATIONS[affine.activation][1](_pre_activation(deviation, centre, affine), g)
+        g = ACTIVATIONS[affine.activation].slope(_pre_activation(deviation, centre, affine), g)
     training = centre.m2 is not None
     dx = dweight = None
     dbias = g.sum(dims) if needs_bias or (needs_x and training) else None

@@ -110,10 +110,15 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             residual=residual,
             weights=weights,
         )
+        self.warn_of(refused, stacklevel=4)
+        return y
+
+    def warn_of(self, refused: Tensor | None, *, stacklevel: int = 2) -> None:
+        """Say, once in the layer's life, which channels' batch statistics were refused. refused: (C,) bool or None."""
         if refused is not None and not self._has_warned:
             self._has_warned = True
-            warnings.warn(refusal(f"{type(self).__name__}({self.num_features})", refused), StatisticsWarning, stacklevel=2)
-        return y
+            message = refusal(f"{type(self).__name__}({self.num_features})", refused)
+            warnings.warn(message, StatisticsWarning, stacklevel=stacklevel)
 
     def extra_repr(self) -> str:
         """As torch.nn has it, and the activation where there is one."""

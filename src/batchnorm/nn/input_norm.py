@@ -66,7 +66,9 @@ class InputNorm(torch.nn.Module):
         """
         centre, scale = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (mean, std))
         if centre.shape != scale.shape or not bool((scale >= 0).all()):
-            raise ValueError(f"InputNorm expected mean and std >= 0 of one shape, got {tuple(centre.shape)}, {tuple(scale.shape)}")
+            raise ValueError(
+                f"InputNorm expected mean and std >= 0 of one shape, got {tuple(centre.shape)}, {tuple(scale.shape)}"
+            )
         norm = cls(tuple(centre.shape), axis=axis)
         norm._keep(Moments(torch.ones_like(centre), centre, scale * scale))
         return norm
@@ -140,7 +142,9 @@ class InputNorm(torch.nn.Module):
             raise ValueError("InputNorm.fit expected at least one batch, got an iterable that is empty")
         if not bool(torch.isfinite(moments.m2).all()):
             where = (~torch.isfinite(moments.m2)).nonzero()[0].tolist()
-            raise ValueError(f"InputNorm.fit: feature {where} holds infinite values or overflows float64; leave such rows out")
+            raise ValueError(
+                f"InputNorm.fit: feature {where} holds infinite values or overflows float64; leave such rows out"
+            )
         self._keep(moments)
         return self
 
@@ -149,7 +153,9 @@ class InputNorm(torch.nn.Module):
         rank = x.dim()
         dims = [d for d in range(rank) if d not in {a % rank for a in self.axis}]
         if not dims:
-            raise ValueError(f"InputNorm.fit expected at least one axis besides the features {self.shape}, got {tuple(x.shape)}")
+            raise ValueError(
+                f"InputNorm.fit expected at least one axis besides the features {self.shape}, got {tuple(x.shape)}"
+            )
         if weights is not None:
             weights = weights.view((-1,) + (1,) * (rank - 1))
         order = sorted(range(len(self.shape)), key=lambda i: self.axis[i] % rank)
@@ -211,7 +217,9 @@ def _is_one_array(data: Any) -> bool:
         return True
     if isinstance(data, (list, tuple)) and data:
         first = data[0][0] if isinstance(data[0], (list, tuple)) and data[0] else data[0]
-        return isinstance(first, (int, float)) or (isinstance(first, (list, tuple)) and not _is_one_array(first) is False)
+        return isinstance(first, (int, float)) or (
+            isinstance(first, (list, tuple)) and _is_one_array(first) is not False
+        )
     if isinstance(data, Iterable):
         return False
     raise TypeError(f"InputNorm.fit expected an array, a tensor or an iterable of batches, got {type(data).__name__}")
@@ -224,7 +232,7 @@ def _as_tensor(data: Any) -> Tensor:
         array = np.asarray(data)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"InputNorm.fit expected numbers, got an array of {array.dtype}")
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype == np.longdouble:
+        if (array.dtype.kind == "u" and array.dtype.itemsize > 1) or array.dtype == np.longdouble:
             array = array.astype(np.float64)
         x = torch.as_tensor(np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array)
     if x.is_complex():

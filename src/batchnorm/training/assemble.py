@@ -86,7 +86,9 @@ def assemble(
     target = _target_scale(train, task)
     rows = _rows(train, network, task, target)
     valid_rows = _rows(valid, network, task, target) if valid is not None and len(valid) else None
-    run = Run(network, rows, valid_rows, Objective(task), settings, loss_weights=_loss_weights(rows, settings, task, outputs))
+    run = Run(
+        network, rows, valid_rows, Objective(task), settings, loss_weights=_loss_weights(rows, settings, task, outputs)
+    )
     return Assembly(run, target)
 
 

@@ -54,13 +54,19 @@ def restore(run: Run, path: Path, *, identity: str) -> None:
         text = metadata["checkpoint"]
         state: dict[str, Any] = json.loads(text)
     except Exception as error:
-        raise CheckpointError(f"{path} expected a checkpoint of this program, got {error}; start without --resume") from error
+        raise CheckpointError(
+            f"{path} expected a checkpoint of this program, got {error}; start without --resume"
+        ) from error
     if metadata.get("digest") != _digest(tensors, text):
         raise CheckpointError(f"{path} is damaged: its digest does not match its content; start without --resume")
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} expected checkpoint format {FORMAT}, got {state.get('format')}; start without --resume")
+        raise CheckpointError(
+            f"{path} expected checkpoint format {FORMAT}, got {state.get('format')}; start without --resume"
+        )
     if state["identity"] != identity:
-        raise CheckpointError(f"{path} belongs to a run with other data or settings: repeat those, or start without --resume")
+        raise CheckpointError(
+            f"{path} belongs to a run with other data or settings: repeat those, or start without --resume"
+        )
     run.network.load_state_dict(_under("network.", tensors))
     run.best = {k: v.to(run.train.x.device) for k, v in _under("best.", tensors).items()}
     optimizer = run.optimizer.state_dict()
@@ -94,5 +100,5 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.reshape(1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -28,14 +28,16 @@ class HiddenLayer(nn.Module):
         self.linear = nn.Linear(inputs, outputs, bias=settings.norm is None)
         fused = settings.activation if self.before else None
         self.norm = (
-            BatchNorm1d(outputs, settings.eps, settings.momentum, activation=fused) if settings.norm == "batch" else None
+            BatchNorm1d(outputs, settings.eps, settings.momentum, activation=fused)
+            if settings.norm == "batch"
+            else None
         )
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """x: (N, inputs) -> (N, outputs). weights: (N, 1), how often each row counts in the batch statistics."""
         z = self.linear(x)
         if self.norm is None or not self.before:
-            z = ACTIVATIONS[self.activation][0](z)
+            z = ACTIVATIONS[self.activation].value(z)
         a: Tensor = z if self.norm is None else self.norm.forward_weighted(z, weights)
         return F.dropout(a, self.dropout, self.training) if self.dropout else a
 
@@ -44,7 +46,7 @@ class HiddenLayer(nn.Module):
         z = self.linear(x)
         if self.norm is not None and self.before:
             z = self.norm.by_batch(z)
-        a = ACTIVATIONS[self.activation][0](z)
+        a = ACTIVATIONS[self.activation].value(z)
         return z, a if self.norm is None or self.before else self.norm.by_batch(a)
 
 
@@ -85,7 +87,9 @@ class Network(nn.Module):
             yield z
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Parameter groups for an optimizer: weight decay on W alone."""
+        """Parameter groups for an optimizer: weight decay on W alone; one group, which is quicker, where there is none."""
+        if weight_decay == 0:
+            return [{"params": list(self.parameters()), "weight_decay": 0.0}]
         decayed = [m.weight for m in self.modules() if isinstance(m, nn.Linear)]
         kept = {id(p) for p in decayed}
         others = [p for p in self.parameters() if id(p) not in kept]

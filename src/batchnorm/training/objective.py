@@ -40,6 +40,18 @@ class Objective:
             each = (scores.squeeze(1) - y) ** 2
         return (each * weights).sum() / weights.sum()
 
+    def value_and_gradient(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """loss(), and its gradient in the scores, (N, outputs): softmax less one-hot, or twice the residual."""
+        share: Tensor | float = 1.0 / len(y) if weights is None else (weights / weights.sum())[:, None]
+        if self.task == "classification":
+            log_p = F.log_softmax(scores, 1)
+            picked = log_p.gather(1, y[:, None])
+            gradient = log_p.exp_()
+            gradient.scatter_add_(1, y[:, None], torch.full_like(picked, -1.0))
+            return -(picked * share).sum(), gradient.mul_(share)
+        residual = scores - y[:, None]
+        return (residual * residual * share).sum(), residual.mul_(2 * share)
+
     def metric(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> float:
         """Accuracy in [0, 1], or R2 = 1 - sum (y - p)^2 / sum (y - mean)^2, in which a constant target scores 0."""
         w = torch.ones_like(y, dtype=torch.float64) if weights is None else weights.double()

@@ -15,6 +15,7 @@ from batchnorm.training.network import Network
 from batchnorm.training.objective import Objective
 from batchnorm.training.progress import Evaluation
 from batchnorm.training.settings import Settings
+from batchnorm.training.step import Step
 
 PROBE_ROWS = 1000  # rows whose pre-activations are traced
 _QUANTILES = (0.15, 0.50, 0.85)  # Ioffe and Szegedy 2015, Fig. 1
@@ -72,6 +73,7 @@ class Run:
     ) -> None:
         self.network, self.train, self.valid = network, train, valid
         self.objective, self.settings = objective, settings
+        self._gradients = Step(network, objective).gradients
         self.optimizer = build_optimizer(network, settings)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -94,14 +96,12 @@ class Run:
             self._order = (epoch, order)
         start, stop = self.cuts[position]
         rows = self._order[1][start:stop]
-        x, y = self.train.x[rows], self.train.y[rows]
-        counts = None if self._row_weights is None else self._row_weights[rows, None]
-        weights = None if self._loss_weights is None else self._loss_weights[rows]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective.loss(self.network.body(x, counts), y, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
+        x, y = self.train.x.index_select(0, rows), self.train.y.index_select(0, rows)
+        counts = None if self._row_weights is None else self._row_weights.index_select(0, rows)[:, None]
+        weights = None if self._loss_weights is None else self._loss_weights.index_select(0, rows)
+        loss = self._gradients(x, y, counts=counts, weights=weights)
         self.optimizer.step()
-        self.loss_sum += loss.detach()
+        self.loss_sum += loss
         self.loss_steps += 1
         self.progress.step += 1
         self.progress.seconds += time.perf_counter() - began

@@ -75,7 +75,9 @@ class Settings:
         _require(math.isfinite(self.eps) and self.eps > 0, "eps", "a number > 0", self.eps)
         _require(0 <= self.momentum <= 1, "momentum", "a number in [0, 1], the weight of the new batch", self.momentum)
         _require(0 <= self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
-        _require(_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "a number >= 0", self.weight_decay)
+        _require(
+            _finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "a number >= 0", self.weight_decay
+        )
         for name in ("weight_scale", "learning_rate", "divide_by"):
             value = getattr(self, name)
             _require(value is None or (_finite(value) and value > 0), name, "a number > 0", value)
@@ -87,7 +89,9 @@ class Settings:
             _require(value is None or value >= 1, name, "a whole number >= 1", value)
         _require(0 <= self.seed < 2**32, "seed", "a whole number in [0, 2**32)", self.seed)
         if self.input_norm and self.divide_by is not None:
-            raise SettingsError("divide_by expected input_norm off (--no-input-norm): a normalized input has no scale to divide away")
+            raise SettingsError(
+                "divide_by expected input_norm off (--no-input-norm): a normalized input has no scale to divide away"
+            )
 
     @property
     def rate(self) -> float:

@@ -22,7 +22,9 @@ _CHUNK = 4096  # rows whose activations are held at a time
 _RESIDUALS = 3000  # at most so many points in a picture
 
 
-def summarize(assembly: Assembly, test: Examples, *, label: str, goal: float | None, classes: Sequence[str]) -> RunRecord:
+def summarize(
+    assembly: Assembly, test: Examples, *, label: str, goal: float | None, classes: Sequence[str]
+) -> RunRecord:
     """The record of a run that has ended, its best weights in place.
 
     Args:
@@ -38,7 +40,9 @@ def summarize(assembly: Assembly, test: Examples, *, label: str, goal: float | N
         valid_loss=tuple(e.valid_loss for e in progress.curve if e.valid_loss is not None),
         valid_metric=tuple(e.valid_metric for e in progress.curve if e.valid_metric is not None),
     )
-    reached = [e.step for e in progress.curve if goal is not None and e.valid_metric is not None and e.valid_metric >= goal]
+    reached = [
+        e.step for e in progress.curve if goal is not None and e.valid_metric is not None and e.valid_metric >= goal
+    ]
     rows = assembly.rows(test) if len(test) else None
     loss, metric = run.judge(rows) if rows is not None else (float("nan"), float("nan"))
     scores = _scores(assembly.network, rows) if rows is not None else None
@@ -73,7 +77,7 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
         assert isinstance(layer, HiddenLayer)
         entering = [layer.linear(x) for x in chunks]
         if not layer.before:
-            entering = [ACTIVATIONS[layer.activation][0](z) for z in entering]
+            entering = [ACTIVATIONS[layer.activation].value(z) for z in entering]
         norm = layer.norm
         if norm is None:
             return ()
@@ -83,7 +87,14 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
         assert norm.running_mean is not None and norm.running_var is not None
         gamma, beta, running_mean, running_var, mean, variance = (
             tuple(t.double().cpu().tolist())
-            for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var, true.mean, true.variance(correction=1))
+            for t in (
+                norm.weight,
+                norm.bias,
+                norm.running_mean,
+                norm.running_var,
+                true.mean,
+                true.variance(correction=1),
+            )
         )
         found.append(LayerStatistics(f"layer {index + 1}", gamma, beta, running_mean, running_var, mean, variance))
         centre = (true.mean.to(train.x.dtype), true.variance().to(train.x.dtype))
@@ -120,7 +131,8 @@ def _traces(assembly: Assembly) -> tuple[LayerTrace, ...]:
     steps = tuple(progress.trace_steps)
     layers = range(len(progress.traces[0]) if progress.traces else 0)
     return tuple(
-        LayerTrace(f"layer {i + 1}", steps, *(tuple(at[i][q] for at in progress.traces) for q in range(3))) for i in layers
+        LayerTrace(f"layer {i + 1}", steps, *(tuple(at[i][q] for at in progress.traces) for q in range(3)))
+        for i in layers
     )
 
 
