@@ -71,7 +71,7 @@ def encode_classes(values: Array, target: Target, *, table: str, row_number: Cal
         raise DataError(
             f"{table}: target {target.name!r} is {first.item() if isinstance(first, np.generic) else first!r} in row "
             f"{row_number(int(unseen[0]))}, a class that no training row has: expected "
-            f"{listing([str(label) for label in target.classes])}."
+            f"{listing(target.classes)}."
         )
     return result
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchnorm.data.category import CategoryIndex
+from batchnorm.data.cells import is_number
 from batchnorm.data.column import Column
+from batchnorm.data.naming import flag
 from batchnorm.data.table import Array
 from batchnorm.errors import DataError
 
@@ -155,8 +157,9 @@ def _put_category(result: Array, start: int, column: Column, codes: Array, gone:
 
 
 def _bad_cell(table: str, column: Column, row: int, cell: object) -> str:
+    hint = f" If that means missing, say {flag('--na', cell)}." if isinstance(cell, str) and not is_number(cell) else ""
     shown = repr(cell) if len(repr(cell)) <= 40 else f"{repr(cell)[:37]}..."
     return (
         f"{table}: expected {expected(column)} in column {column.name!r}, as in the training rows, got {shown} in row "
-        f"{row}."
+        f"{row}.{hint}"
     )

@@ -18,7 +18,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def listing(names: Sequence[str], *, most: int = 8) -> str:
+def listing(names: Sequence[object], *, most: int = 8) -> str:
     """`names` in quotes, shortened after `most`.
 
     >>> listing(["a", "b", "c"], most=2)

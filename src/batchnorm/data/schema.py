@@ -82,7 +82,7 @@ class Schema:
                     f"{features.dtype}: one row alone is array.reshape(1, -1), texts go in a frame."
                 )
             return self._encode_cells(features, None, "the array", _from_one)
-        if hasattr(features, "columns"):
+        if hasattr(type(features), "columns"):
             from batchnorm.data import frame
 
             cells = frame.clean(frame.from_object(features, name="the frame"), self.na)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from batchnorm.data.builtin import BUILTIN, read_builtin
+from batchnorm.data.formats.idx import is_idx
 from batchnorm.data.naming import suggestion
 from batchnorm.data.table import Table
 from batchnorm.errors import DataError
@@ -39,7 +40,7 @@ def open_source(
         from batchnorm.data.formats.arrays import numbered
 
         return replace(numbered(source, name="the array"), na=na)
-    if not hasattr(source, "columns"):
+    if not hasattr(type(source), "columns"):
         raise DataError(f"expected a path, a built-in set, a frame or an array, got {type(source).__name__}.")
     from batchnorm.data import frame
 
@@ -61,7 +62,11 @@ def _from_path(
     path = Path(source)
     if str(source) in BUILTIN:
         return read_builtin(str(source))
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror}.") from problem
+    if not found:
         raise DataError(_no_file(path))
     kind = _kind(path)
     if kind == "array":
@@ -83,11 +88,11 @@ def _from_path(
 
 
 def _kind(path: Path) -> str:
-    """The format, by the file's name; by its first bytes where the name says nothing."""
+    """The format, by the file's name."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".parquet", ".pq")):
         return "parquet"
-    if name.endswith((".npy", ".npz", ".idx", "-ubyte", ".ubyte")) or "-idx" in name or ".idx" in name:
+    if name.endswith((".npy", ".npz")) or is_idx(path):
         return "array"
     if name.endswith(_TEXT):
         return "text"
@@ -100,7 +105,10 @@ def _no_file(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a directory: expected a file ({_FORMATS}) or one of {', '.join(BUILTIN)}."
     folder = path.parent
-    beside = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
+    try:
+        beside = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        beside = []
     hint = suggestion(path.name, [*beside, *BUILTIN])
     where = "" if folder.is_dir() else f" (there is no directory {folder} either)"
     return f"there is no file {path}{where}.{hint} Expected a file ({_FORMATS}) or one of {', '.join(BUILTIN)}."

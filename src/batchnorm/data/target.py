@@ -43,8 +43,8 @@ def as_target(values: Any, na: tuple[str, ...] = (), *, what: str = "the target"
     column = frame.clean(frame.series(values, "target").to_frame(), na).to_series()
     if column.dtype.is_temporal():
         raise DataError(
-            f"{what} holds dates or times ({column.dtype}), which cannot be predicted: put numbers in their place first, "
-            "such as days since a fixed day."
+            f"{what} holds dates or times ({column.dtype}), which cannot be predicted: put numbers in their place "
+            "first, such as days since a fixed day."
         )
     if not frame.is_plain(column):
         raise DataError(f"{what} has type {column.dtype}: expected numbers, true/false or texts.")
@@ -59,6 +59,8 @@ def _from_series(column: Any) -> Array:
 
     if column.dtype == pl.Boolean:
         return cast(Array, column.to_numpy() if not column.null_count() else _objects(column.to_list()))
+    if column.dtype != pl.String and column.dtype.is_float():
+        return cast(Array, column.cast(pl.Float64).fill_null(float("nan")).to_numpy())
     numbers, wrong = frame.numbers(column)
     if wrong.any():
         said = column.cast(pl.String).str.to_lowercase()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from batchnorm.data.formats.content import content
-from batchnorm.data.formats.idx import labels_beside, read_idx
+from batchnorm.data.formats.idx import is_idx, labels_beside, read_idx
 from batchnorm.data.naming import count, listing
 from batchnorm.data.table import Array, Table
 from batchnorm.errors import DataError
@@ -85,12 +85,6 @@ def read_array(path: Path, *, labels: Path | None = None) -> Table:
             raise DataError(f"{path.name} has its own labels y: expected no labels file beside it, got {labels.name}.")
         return numbered(array, name=path.name, labels=_labels(labels))
     return numbered(array, name=path.name, labels=own, target_name="y")
-
-
-def is_idx(path: Path) -> bool:
-    """Does the name say IDX, as MNIST's files and theirs do, or an .idx ending?"""
-    name = path.name.lower().removesuffix(".gz")
-    return name.endswith((".idx", "-ubyte", ".ubyte")) or "idx1" in name or "idx3" in name
 
 
 def _labels(path: Path) -> Array:

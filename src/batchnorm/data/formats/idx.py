@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,15 @@ def read_idx(path: Path) -> Array:
             f"got {len(data):,}."
         )
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def is_idx(path: Path) -> bool:
+    """Does the file's name say IDX: an .idx or -ubyte ending, or idx1, idx3 and the like before it?
+
+    >>> is_idx(Path("train-images-idx3-ubyte.gz")), is_idx(Path("idx.csv"))
+    (True, False)
+    """
+    return re.search(r"(?:\.idx|[-.]idx\d.*|[-.]ubyte)(?:\.gz)?$", path.name.lower()) is not None
 
 
 def labels_beside(path: Path) -> Path | None:

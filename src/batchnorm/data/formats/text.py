@@ -127,10 +127,10 @@ def _decoded(data: bytes, *, name: str) -> str:
 
 
 def _records(text: str, dialect: Dialect) -> Iterator[list[str]]:
-    """The records of `text` that are not blank, cut by the standard library."""
+    """The records of `text` that are not blank, cut by the standard library; a lone pair of quotes is a cell."""
     reader = csv.reader(io.StringIO(text), delimiter=dialect.separator, quotechar=dialect.quote)
     for record in reader:
-        if len(record) > 1 or (record and record[0].strip()):
+        if len(record) > 1 or (record and (not record[0] or record[0].strip())):
             yield record
 
 
