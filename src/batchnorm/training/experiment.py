@@ -1,0 +1,213 @@
+"""A whole experiment: the network, with --compare its twin without normalization, kept, resumed, summarized."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from batchnorm import __version__
+from batchnorm.atomic import atomic_write
+from batchnorm.data import Prepared
+from batchnorm.errors import SettingsError
+from batchnorm.model_file import ModelFile
+from batchnorm.predictor import Predictor
+from batchnorm.training import checkpoint, loop
+from batchnorm.training.assemble import Assembly, Examples, assemble, model_tensors, network_spec, own_randomness
+from batchnorm.training.objective import Task
+from batchnorm.training.progress import Observer
+from batchnorm.training.record import Record, SinglePrediction
+from batchnorm.training.run import Run
+from batchnorm.training.settings import Settings
+from batchnorm.training.summary import summarize
+from batchnorm.training.threads import suited_to
+
+_SINGLES = 3  # test rows predicted one at a time, to be shown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained, and on what.
+
+    Attributes:
+        data: encoded training, validation and test rows.
+        settings: of the main network.
+        compare: also train the same network without normalization.
+        goal: the validation metric whose first reaching is counted in steps; None: not counted.
+    """
+
+    data: Prepared
+    settings: Settings
+    compare: bool = False
+    goal: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError where there is nothing to compare with."""
+        if self.compare and self.settings.norm is None:
+            raise SettingsError("--compare expected a network with batch normalization, got --norm none: leave one of them out")
+
+    @property
+    def task(self) -> Task:
+        """What the target asks for."""
+        return "classification" if self.data.schema.target.kind == "class" else "regression"
+
+    @property
+    def networks(self) -> tuple[tuple[str, Settings], ...]:
+        """(label, settings) of each network to train."""
+        label = "without normalization" if self.settings.norm is None else "with batch normalization"
+        twin = (("without normalization", replace(self.settings, norm=None)),) if self.compare else ()
+        return ((label, self.settings), *twin)
+
+    def identity(self, settings: Settings) -> str:
+        """A digest of data and settings: two runs that share it compute the same."""
+        digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
+        for array in (self.data.x_train, self.data.y_train, self.data.x_valid, self.data.y_valid):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An experiment that has run to its end: what to keep and what to show."""
+
+    model_file: ModelFile
+    record: Record
+
+
+def perform(
+    plan: Plan,
+    *,
+    checkpoints: Path | None = None,
+    observe: Callable[[str], Observer] = lambda label: Observer(),
+    should_stop: Callable[[], bool] = lambda: False,
+    keep_every: float = 5.0,
+) -> Finished | None:
+    """Train every network of `plan`, going on from its checkpoint where there is one.
+
+    Args:
+        checkpoints: a folder for them, which exists; None keeps none.
+        observe: makes the observer of one network's training from its label.
+        should_stop: asked after every step.
+        keep_every: seconds between checkpoints.
+
+    Returns:
+        None where it was stopped before the end.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged or belongs to another experiment.
+        OutputError: a checkpoint could not be written.
+        SettingsError: the settings and the data do not go together.
+    """
+    trained = []
+    for position, (label, settings) in enumerate(plan.networks):
+        path = None if checkpoints is None else checkpoints / f"network-{position + 1}.safetensors"
+        assembly = _trained(plan, settings, path, observe(label), should_stop, keep_every)
+        if assembly is None:
+            return None
+        trained.append((label, assembly))
+    data, schema = plan.data, plan.data.schema
+    test = Examples(data.x_test, data.y_test)
+    classes = [str(c) for c in schema.classes]
+    runs = tuple(summarize(assembly, test, label=label, goal=plan.goal, classes=classes) for label, assembly in trained)
+    main = trained[0][1]
+    notes = {
+        "data": data.name,
+        "rows": {"train": len(data.x_train), "validation": len(data.x_valid), "test": len(data.x_test)},
+        "settings": plan.settings.to_dict(),
+        "steps": runs[0].steps,
+        "best_step": runs[0].best_step,
+        "seconds": runs[0].seconds,
+        "metrics": {
+            f"test_{main.run.objective.metric_name}": _finite(runs[0].test_metric),
+            "test_loss": _finite(runs[0].test_loss),
+        },
+        "seed": plan.settings.seed,
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "device": str(main.run.train.x.device),
+    }
+    model_file = ModelFile(model_tensors(main), network_spec(main.network, plan.settings), schema, notes)
+    record = Record(
+        title=f"{schema.target.name} from {data.name}",
+        data_name=data.name,
+        rows_train=len(data.x_train),
+        rows_valid=len(data.x_valid),
+        rows_test=len(data.x_test),
+        features=data.x_train.shape[1],
+        task=plan.task,
+        metric_name=main.run.objective.metric_name,
+        target_name=schema.target.name,
+        goal=plan.goal,
+        runs=runs,
+        singles=_singles(Predictor(model_file), data),
+        settings=plan.settings.to_dict(),
+        versions=versions(),
+        seed=plan.settings.seed,
+    )
+    return Finished(model_file, record)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    return {
+        "batchnorm": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _trained(
+    plan: Plan,
+    settings: Settings,
+    path: Path | None,
+    observer: Observer,
+    should_stop: Callable[[], bool],
+    keep_every: float,
+) -> Assembly | None:
+    """One network, trained to its end from wherever its checkpoint stands, its best weights in place; None if stopped."""
+    data = plan.data
+    outputs = len(data.schema.classes) or 1
+    valid = Examples(data.x_valid, data.y_valid)
+    assembly = assemble(Examples(data.x_train, data.y_train), valid, settings, task=plan.task, outputs=outputs)
+    identity = plan.identity(settings)
+
+    def keep(run: Run) -> None:
+        if path is not None:
+            atomic_write(path, checkpoint.pack(run, identity=identity))
+
+    with own_randomness(settings.seed, assembly.run.train.x.device), suited_to(assembly.network, settings.batch_size):
+        if path is not None and path.exists():
+            checkpoint.restore(assembly.run, path, identity=identity)
+        ended = loop.turn(assembly.run, observer=observer, should_stop=should_stop, keep=keep, keep_every=keep_every)
+    if not ended:
+        return None
+    assembly.run.take_best()
+    return assembly
+
+
+def _singles(predictor: Predictor, data: Prepared) -> tuple[SinglePrediction, ...]:
+    shown = []
+    for row in range(min(_SINGLES, len(data.x_test))):
+        found = predictor.predict_records([data.test_table.record(row)])
+        probability = None if found.probabilities is None else float(found.probabilities.max())
+        target = data.schema.decode([int(data.y_test[row])])[0] if data.schema.classes else float(data.y_test[row])
+        shown.append(SinglePrediction(row, _text(target), _text(found.values[0]), probability))
+    return tuple(shown)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
