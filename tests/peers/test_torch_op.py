@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 import torch
 from tests.peers import subject
-from tests.peers.torch_cases import DTYPES, OP, OP_CASES, Call, OpCase, composite_compliance, noncontiguous_like
+from tests.peers.torch_cases import (
+    DTYPES,
+    OP,
+    OP_CASES,
+    OP_SEED,
+    Call,
+    OpCase,
+    composite_compliance,
+    noncontiguous_like,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
