@@ -66,8 +66,8 @@ def test_tsv_file_keeps_its_commas(tmp_path: Path) -> None:
 
 
 def test_single_column_file_is_one_column(path: Path) -> None:
-    path.write_text("a\n1\n\n2\n")
-    assert cells(path) == [("a",), ("1",), ("2",)]
+    path.write_text("7\n1\n\n2\n")
+    assert cells(path) == [("7",), ("1",), ("2",)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -134,6 +134,20 @@ def test_first_line_of_data_is_refused_as_header(path: Path, first: str) -> None
     path.write_text(f"{first}\n4,3,2\n")
     with pytest.raises(DataError, match=r"first line looks like data: .* say --no-header"):
         cells(path, header=True)
+
+
+def test_header_line_read_as_data_is_refused(path: Path) -> None:
+    path.write_text("size,colour\n1,red\n2,blue\n")
+    with pytest.raises(DataError, match=r"got \('size', 'colour'\) in the first line .* leave --no-header out"):
+        cells(path)
+    path.write_text("big,red\nsmall,blue\n")
+    assert len(cells(path)) == 2
+
+
+def test_single_cell_that_is_endless_is_refused(path: Path) -> None:
+    path.write_text("x" * 200_000 + '\n"y",\n')
+    with pytest.raises(DataError, match="cannot be cut into cells in line 1: field larger than field limit"):
+        cells(path)
 
 
 def test_first_line_of_numbers_that_holds_the_target_is_a_header(path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from batchnorm.data.cells import plain
+from batchnorm.data.cells import is_number, plain
 from batchnorm.data.formats.content import content
-from batchnorm.data.frame import clean
+from batchnorm.data.frame import clean, numbers
 from batchnorm.data.naming import count
 from batchnorm.data.table import Table, refuse_data_as_header, refuse_duplicates
 from batchnorm.errors import DataError, SettingsError
@@ -51,7 +51,7 @@ def read_text(
     """
     text = _decoded(content(path), name=path.name)
     dialect = sniff(text, separator=_separator(separator, path))
-    first = next(_records(text, dialect), None)
+    first = next(_records(text, dialect, name=path.name), None)
     if first is None:
         raise DataError(f"{path.name} is empty: expected a table, got only blank lines.")
     cells = _cells(text, dialect, width=len(first), name=path.name)
@@ -67,7 +67,10 @@ def read_text(
                 f"{path.name} has a header line and no rows: expected at least one row below {', '.join(columns[:4])}."
             )
     cells.columns = list(columns)
-    return Table(path.name, columns, clean(cells, na), header=header, na=na)
+    cells = clean(cells, na)
+    if not header:
+        _refuse_header_as_data(cells, name=path.name)
+    return Table(path.name, columns, cells, header=header, na=na)
 
 
 def sniff(text: str, *, separator: str | None = None) -> Dialect:
@@ -85,7 +88,10 @@ def sniff(text: str, *, separator: str | None = None) -> Dialect:
     for quote in "\"'":
         for candidate in [separator] if separator else "\t;|,":
             dialect = Dialect(candidate, quote)
-            widths = [len(record) for record in _records(sample, dialect)]
+            try:
+                widths = [len(record) for record in _records(sample, dialect)]
+            except DataError:
+                continue
             if cut and len(widths) > 1:
                 widths.pop()
             if not widths or (widths[0] == 1 and not separator):
@@ -96,6 +102,20 @@ def sniff(text: str, *, separator: str | None = None) -> Dialect:
             if share > best_share:
                 best, best_share = dialect, share
     return best
+
+
+def _refuse_header_as_data(cells: pl.DataFrame, *, name: str) -> None:
+    """Raise where the first row is all words and some column has nothing but numbers below it."""
+    first = cells.row(0)
+    if len(cells) < 2 or any(cell is None or is_number(cell) for cell in first):
+        return
+    for column in cells.get_columns():
+        below = column.slice(1)
+        if below.null_count() < len(below) and not numbers(below)[1].any():
+            raise DataError(
+                f"{name}: expected rows of data only, got {first[:4]!r} in the first line above numbers: it looks like "
+                "a header line, leave --no-header out."
+            )
 
 
 def _separator(wanted: str | None, path: Path) -> str | None:
@@ -122,16 +142,18 @@ def _decoded(data: bytes, *, name: str) -> str:
         ) from problem
     if "\0" in text:
         raise DataError(f"{name} is no text: it holds zero bytes. If it is UTF-16, save it as UTF-8.")
-    text = text.replace("\r\n", "\n")
-    return text if "\n" in text else text.replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _records(text: str, dialect: Dialect) -> Iterator[list[str]]:
+def _records(text: str, dialect: Dialect, *, name: str = "the text") -> Iterator[list[str]]:
     """The records of `text` that are not blank, cut by the standard library; a lone pair of quotes is a cell."""
     reader = csv.reader(io.StringIO(text), delimiter=dialect.separator, quotechar=dialect.quote)
-    for record in reader:
-        if len(record) > 1 or (record and (not record[0] or record[0].strip())):
-            yield record
+    try:
+        for record in reader:
+            if len(record) > 1 or (record and (not record[0] or record[0].strip())):
+                yield record
+    except csv.Error as problem:
+        raise DataError(f"{name} cannot be cut into cells in line {reader.line_num}: {problem}.") from problem
 
 
 def _cells(text: str, dialect: Dialect, *, width: int, name: str) -> pl.DataFrame:
@@ -163,13 +185,10 @@ def _cells(text: str, dialect: Dialect, *, width: int, name: str) -> pl.DataFram
 
 def _cells_by_record(text: str, dialect: Dialect, schema: dict[str, type[pl.String]], *, name: str) -> pl.DataFrame:
     rows = []
-    try:
-        for number, record in enumerate(_records(text, dialect), start=1):
-            if len(record) != len(schema):
-                raise DataError(_ragged(name, f"record {number}", len(record), len(schema), dialect))
-            rows.append(record)
-    except csv.Error as problem:
-        raise DataError(f"{name} cannot be cut into cells after record {len(rows)}: {problem}.") from problem
+    for number, record in enumerate(_records(text, dialect, name=name), start=1):
+        if len(record) != len(schema):
+            raise DataError(_ragged(name, f"record {number}", len(record), len(schema), dialect))
+        rows.append(record)
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
