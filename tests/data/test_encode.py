@@ -41,7 +41,7 @@ def tables(draw: st.DrawFn) -> tuple[Table, Schema]:
     return table, learn_schema(table, np.arange(draw(st.integers(3, rows))))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tables())
 def test_encode_of_a_row_alone_equals_its_row_in_the_table(made: tuple[Table, Schema]) -> None:
     table, schema = made
@@ -55,7 +55,7 @@ def test_encode_of_a_row_alone_equals_its_row_in_the_table(made: tuple[Table, Sc
         np.testing.assert_array_equal(schema.encode(table.take(np.array([row])))[0], together[row])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tables())
 def test_encode_after_a_trip_through_json_or_pickle_is_the_same(made: tuple[Table, Schema]) -> None:
     table, schema = made
@@ -67,7 +67,7 @@ def test_encode_after_a_trip_through_json_or_pickle_is_the_same(made: tuple[Tabl
         np.testing.assert_array_equal(other.encode(table), before)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tables(), st.randoms())
 def test_encode_does_not_depend_on_the_order_of_columns_nor_on_further_ones(
     made: tuple[Table, Schema], random: Any
@@ -82,7 +82,7 @@ def test_encode_does_not_depend_on_the_order_of_columns_nor_on_further_ones(
     assert schema.extra(names) == ("extra",)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=3, max_size=3), min_size=1, max_size=30)
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +99,8 @@ def _npy(path: Path) -> Array:
 def _loaded(stream: io.BytesIO, *, name: str) -> Array:
     try:
         return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError) as problem:
-        reason = "it holds Python objects" if "Object arrays" in str(problem) else str(problem).splitlines()[0]
+    except Exception as problem:  # damaged headers go through NumPy's parser, which raises nearly anything
+        reason = "it holds Python objects" if "Object arrays" in str(problem) else f"{problem}".partition("\n")[0]
         raise DataError(f"{name} cannot be read as a NumPy array: {reason}.") from problem
 
 
@@ -109,7 +108,9 @@ def _npz(path: Path) -> tuple[Array, Array | None]:
     try:
         with zipfile.ZipFile(io.BytesIO(content(path))) as archive:
             members = {member.removesuffix(".npy"): archive.read(member) for member in archive.namelist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # damaged archives make zipfile raise BadZipFile, ValueError, zlib.error and more
         raise DataError(
             f"{path.name} is a damaged .npz file ({problem}): write it again with numpy.savez."
         ) from problem

@@ -19,10 +19,12 @@ def read_parquet(path: Path, *, na: tuple[str, ...] = ()) -> Table:
     Raises:
         DataError: the file is damaged or no Parquet, or has no rows.
     """
+    data = content(path)
     try:
-        frame = pl.read_parquet(io.BytesIO(content(path)))
-    except (pl.exceptions.PolarsError, OSError) as problem:
-        raise DataError(f"{path.name} cannot be read as Parquet: {str(problem).splitlines()[0]}") from problem
+        frame = pl.read_parquet(io.BytesIO(data))
+    except (Exception, pl.exceptions.PanicException) as problem:  # a damaged file can make polars panic
+        reason = f"{problem}".partition("\n")[0]
+        raise DataError(f"{path.name} cannot be read as Parquet: {reason}: write it again.") from problem
     if not len(frame):
         raise DataError(f"{path.name} has {frame.width} columns and no rows: expected at least one row.")
     return Table(path.name, tuple(frame.columns), clean(frame, na), na=na)
