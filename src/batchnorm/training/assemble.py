@@ -33,6 +33,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def count(self) -> float:
+        """How many rows they stand for."""
+        return float(len(self) if self.weights is None else self.weights.sum())
+
 
 @dataclass(frozen=True)
 class Assembly:
@@ -64,6 +69,7 @@ def assemble(
     task: Task,
     outputs: int,
     dtype: torch.dtype = torch.float32,
+    traced: bool = True,
 ) -> Assembly:
     """Fit the input normalization, draw the network, and lay the rows out for training.
 
@@ -72,23 +78,44 @@ def assemble(
         valid: to judge by and stop early on; None or empty for neither.
         outputs: classes, or 1.
         dtype: of weights and activations.
+        traced: whether the run looks at what enters its activations, which a report shows.
 
     Raises:
         SettingsError: fewer training rows than batch normalization needs; a device that is not there.
     """
-    train = _counted(train)
-    if settings.norm == "batch" and settings.hidden and len(train) < 2:
-        raise SettingsError(f"batch normalization expected at least 2 training rows, got {len(train)}")
-    if len(train) == 0:
-        raise SettingsError("training expected at least one row, got none")
+    train = counted(train)
     device = find_device(settings.device)
     network = Network(train.x.shape[1], outputs, settings, input_norm=_input_norm(train, settings)).to(device, dtype)
-    target = _target_scale(train, task)
+    return carry_on(network, _target_scale(train, task), train, valid, settings, task=task, traced=traced)
+
+
+def carry_on(
+    network: Network,
+    target: tuple[float, float],
+    train: Examples,
+    valid: Examples | None,
+    settings: Settings,
+    *,
+    task: Task,
+    traced: bool = True,
+) -> Assembly:
+    """Lay rows out for a network that exists; its input normalization stays as it is. Arguments as `assemble`.
+
+    Args:
+        network: on its device; it is trained in place.
+        target: mean and standard deviation that targets are standardized by.
+        settings: whose shape the network has.
+
+    Raises:
+        SettingsError: fewer training rows than batch normalization needs.
+    """
+    train = counted(train)
+    if train.count < 2 and settings.norm == "batch" and settings.hidden:
+        raise SettingsError(f"batch normalization expected at least 2 training rows, got n_samples={len(train)}")
     rows = _rows(train, network, task, target)
     valid_rows = _rows(valid, network, task, target) if valid is not None and len(valid) else None
-    run = Run(
-        network, rows, valid_rows, Objective(task), settings, loss_weights=_loss_weights(rows, settings, task, outputs)
-    )
+    loss_weights = _loss_weights(rows, settings, task, network.head.out_features)
+    run = Run(network, rows, valid_rows, Objective(task), settings, loss_weights=loss_weights, traced=traced)
     return Assembly(run, target)
 
 
@@ -125,23 +152,32 @@ def network_spec(network: Network, settings: Settings) -> NetworkSpec:
 
 def model_tensors(assembly: Assembly) -> dict[str, Array]:
     """The tensors of a model file: the network's state under torch's names, input and target scales in float64."""
-    network = assembly.network
+    return network_tensors(assembly.network, assembly.target if assembly.run.objective.task == "regression" else None)
+
+
+def network_tensors(network: Network, target: tuple[float, float] | None) -> dict[str, Array]:
+    """The same of a network without its run. target: mean and standard deviation; None in classification."""
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("input_norm.")}
     tensors: dict[str, Array] = {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
     if network.input_norm is not None:
         tensors["input_norm.mean"] = network.input_norm.mean.cpu().numpy().copy()
         tensors["input_norm.std"] = network.input_norm.std.cpu().numpy().copy()
-    if assembly.run.objective.task == "regression":
-        for name, value in zip(("mean", "std"), assembly.target, strict=True):
+    if target is not None:
+        for name, value in zip(("mean", "std"), target, strict=True):
             tensors[f"target.{name}"] = np.array(value, dtype=np.float64)
     return tensors
 
 
-def _counted(train: Examples) -> Examples:
+def counted(train: Examples) -> Examples:
     """Without the rows that count for nothing; weights that are no whole numbers scaled to a mean of 1.
 
     Whole weights are repetitions and must add up to as many rows; any other scale says only how rows compare.
+
+    Raises:
+        SettingsError: no such weights, or none that counts; no rows at all.
     """
+    if len(train) == 0:
+        raise SettingsError("training expected at least one row, got none")
     if train.weights is None:
         return train
     weights = np.asarray(train.weights, dtype=np.float64)
@@ -176,7 +212,7 @@ def _target_scale(train: Examples, task: Task) -> tuple[float, float]:
 
 def _rows(examples: Examples, network: Network, task: Task, target: tuple[float, float]) -> Rows:
     weight = network.head.weight
-    x = torch.from_numpy(np.ascontiguousarray(examples.x))
+    x = torch.from_numpy(np.require(examples.x, requirements=["C", "W"]))
     x = x if x.is_floating_point() else x.double()
     if network.input_norm is not None:
         x = network.input_norm(x.to(weight.device).to(torch.float64 if x.dtype == torch.float64 else x.dtype))
@@ -199,9 +235,24 @@ def _loss_weights(rows: Rows, settings: Settings, task: Task, outputs: int) -> T
     if task != "classification":
         raise SettingsError("class_weight expected a classification target, got a regression target")
     own = torch.ones_like(rows.y, dtype=rows.x.dtype) if rows.weights is None else rows.weights
+    if isinstance(settings.class_weight, tuple):
+        if len(settings.class_weight) != outputs:
+            raise SettingsError(f"class_weight expected {outputs} numbers, got {len(settings.class_weight)}")
+        return own * torch.tensor(settings.class_weight, dtype=own.dtype, device=own.device)[rows.y]
     per_class = torch.zeros(outputs, dtype=own.dtype, device=own.device).index_add_(0, rows.y, own)
     present = int((per_class > 0).sum())
     return own * (own.sum() / (present * per_class.clamp(min=1e-30)))[rows.y]
 
 
-__all__ = ["Assembly", "Examples", "assemble", "find_device", "model_tensors", "network_spec", "own_randomness"]
+__all__ = [
+    "Assembly",
+    "Examples",
+    "assemble",
+    "carry_on",
+    "counted",
+    "find_device",
+    "model_tensors",
+    "network_spec",
+    "network_tensors",
+    "own_randomness",
+]

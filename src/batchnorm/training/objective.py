@@ -42,7 +42,8 @@ class Objective:
 
     def value_and_gradient(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """loss(), and its gradient in the scores, (N, outputs): softmax less one-hot, or twice the residual."""
-        share: Tensor | float = 1.0 / len(y) if weights is None else (weights / weights.sum())[:, None]
+        # Class weights may be 0: a batch of such rows alone teaches nothing, which is not the same as NaN.
+        share: Tensor | float = 1.0 / len(y) if weights is None else (weights / weights.sum().clamp(min=1e-30))[:, None]
         if self.task == "classification":
             log_p = F.log_softmax(scores, 1)
             picked = log_p.gather(1, y[:, None])

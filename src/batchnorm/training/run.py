@@ -59,6 +59,7 @@ class Run:
         objective: of the task.
         settings: as the network was built with.
         loss_weights: (N,) for `train`: how much each row weighs in the loss alone (class weights); None: as it counts.
+        traced: whether evaluations also look at what enters the activations.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class Run:
         settings: Settings,
         *,
         loss_weights: Tensor | None = None,
+        traced: bool = True,
     ) -> None:
         self.network, self.train, self.valid = network, train, valid
         self.objective, self.settings = objective, settings
+        self._traced = traced
         self._gradients = Step(network, objective).gradients
         self.optimizer = build_optimizer(network, settings)
         self.progress = Progress()
@@ -165,7 +168,7 @@ class Run:
 
     @torch.no_grad()
     def _trace(self) -> None:
-        if not self.settings.hidden:
+        if not (self._traced and self.settings.hidden):
             return
         probe = (self.train if self.valid is None or len(self.valid) < 2 else self.valid).x[:PROBE_ROWS]
         if len(probe) < 2:

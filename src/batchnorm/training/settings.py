@@ -36,7 +36,8 @@ class Settings:
         steps: a number of steps instead; overrides `epochs`.
         patience: stop after this many evaluations without improvement; None: never.
         evaluate_every: steps between evaluations; None: once an epoch.
-        class_weight: None, or "balanced": each class weighs the same in the loss.
+        class_weight: "balanced": each class weighs the same in the loss; or how much a row of each class weighs, in the
+            order of the class numbers.
         seed: of initial weights, shuffling and dropout.
         device: "auto", or a torch device.
     """
@@ -59,7 +60,7 @@ class Settings:
     steps: int | None = None
     patience: int | None = 20
     evaluate_every: int | None = None
-    class_weight: Literal["balanced"] | None = None
+    class_weight: Literal["balanced"] | tuple[float, ...] | None = None
     seed: int = 0
     device: str = "auto"
 
@@ -71,7 +72,7 @@ class Settings:
         _require(self.placement in ("before", "after"), "placement", "before or after", self.placement)
         _require(self.norm in ("batch", None), "norm", "batch or none", self.norm)
         _require(self.optimizer in LEARNING_RATES, "optimizer", f"one of {', '.join(LEARNING_RATES)}", self.optimizer)
-        _require(self.class_weight in (None, "balanced"), "class_weight", "balanced or none", self.class_weight)
+        _require(_is_class_weight(self.class_weight), "class_weight", "balanced or none", self.class_weight)
         _require(math.isfinite(self.eps) and self.eps > 0, "eps", "a number > 0", self.eps)
         _require(0 <= self.momentum <= 1, "momentum", "a number in [0, 1], the weight of the new batch", self.momentum)
         _require(0 <= self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
@@ -102,6 +103,12 @@ class Settings:
         """Plain JSON values; the learning rate as it is in force."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"hidden": list(self.hidden), "learning_rate": self.rate}
+
+
+def _is_class_weight(value: object) -> bool:
+    if isinstance(value, tuple):
+        return len(value) > 0 and all(_finite(weight) and weight >= 0 for weight in value)
+    return value in (None, "balanced")
 
 
 def _finite(value: float) -> bool:
