@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tests.data.files import two_classes, write_idx, write_rows
 
 from batchnorm.data import prepare
 from batchnorm.errors import BatchnormError
-from tests.data.files import two_classes, write_idx, write_rows
 
 
 def _csv(path: Path) -> None:
