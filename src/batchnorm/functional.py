@@ -223,7 +223,7 @@ def _is_usual(
     for t in (*running, *parameters):
         if t is None:
             continue
-        if t.shape != channels or not (t.dtype == x.dtype or (reduced and t.dtype == torch.float32)):
+        if not isinstance(t, Tensor) or t.shape != channels or not (t.dtype == x.dtype or (reduced and t.dtype == torch.float32)):
             return False
     return all(t is None or not t.requires_grad for t in running)
 

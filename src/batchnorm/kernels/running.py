@@ -39,7 +39,8 @@ class Running(NamedTuple):
             return None
         with torch.no_grad():
             moments = centre.moments()
-            mean, variance = moments.mean, moments.variance(correction=1)
+            # no_grad leaves forward-mode tangents on; buffers stay plain.
+            mean, variance = moments.mean.detach(), moments.variance(correction=1).detach()
             kept = ~(torch.isfinite(mean.to(self.mean.dtype)) & torch.isfinite(variance.to(self.var.dtype)))
             enough = moments.count >= 2
             self._move(self.mean, mean, kept | ~enough)

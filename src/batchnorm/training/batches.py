@@ -19,6 +19,6 @@ def cuts(rows: int, batch_size: int, *, least: int) -> tuple[tuple[int, int], ..
 
 
 def order(rows: int, *, seed: int, epoch: int, device: torch.device) -> Tensor:
-    """The rows of one epoch, shuffled; the same for the same seed and epoch, so that a resumed run needs to store neither."""
+    """The rows of one epoch, shuffled: a function of seed and epoch, so that no checkpoint needs to hold it."""
     generator = torch.Generator().manual_seed((seed << 24) + epoch)
     return torch.randperm(rows, generator=generator).to(device)

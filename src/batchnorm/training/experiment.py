@@ -52,7 +52,9 @@ class Plan:
     def __post_init__(self) -> None:
         """Raise SettingsError where there is nothing to compare with."""
         if self.compare and self.settings.norm is None:
-            raise SettingsError("--compare expected a network with batch normalization, got --norm none: leave one of them out")
+            raise SettingsError(
+                "--compare expected a network with batch normalization, got --norm none: leave one of them out"
+            )
 
     @property
     def task(self) -> Task:
@@ -174,7 +176,7 @@ def _trained(
     should_stop: Callable[[], bool],
     keep_every: float,
 ) -> Assembly | None:
-    """One network, trained to its end from wherever its checkpoint stands, its best weights in place; None if stopped."""
+    """One network, trained on from its checkpoint to its end, its best weights in place; None if stopped."""
     data = plan.data
     outputs = len(data.schema.classes) or 1
     valid = Examples(data.x_valid, data.y_valid)

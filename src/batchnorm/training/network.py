@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from batchnorm.kernels.activations import ACTIVATIONS
 from batchnorm.nn import BatchNorm1d, InputNorm
 from batchnorm.training.settings import Settings
 
-# Variance that keeps a layer's output as wide as its input: He et al. 2015 for the ReLU family, Glorot and Bengio 2010 else.
+# Variance times inputs that keeps a layer's output as wide as its input: He et al. 2015, Glorot and Bengio 2010.
 _GAIN = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0, "sigmoid": 1.0, "tanh": 1.0}
 
 
@@ -42,7 +43,7 @@ class HiddenLayer(nn.Module):
         return F.dropout(a, self.dropout, self.training) if self.dropout else a
 
     def entering_activation(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters this layer's activation for x: (N, inputs), and its output, as a training batch; nothing is updated."""
+        """What enters the activation for x: (N, inputs), and the output, as a training batch; nothing is updated."""
         z = self.linear(x)
         if self.norm is not None and self.before:
             z = self.norm.by_batch(z)
@@ -64,7 +65,7 @@ class Network(nn.Module):
         super().__init__()
         sizes = (inputs, *settings.hidden)
         self.input_norm = input_norm
-        self.layers = nn.ModuleList(HiddenLayer(i, o, settings) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(HiddenLayer(i, o, settings) for i, o in pairwise(sizes))
         self.head = nn.Linear(sizes[-1], outputs)
         initialize(self, settings)
 
@@ -80,14 +81,14 @@ class Network(nn.Module):
         return scores
 
     def entering_activations(self, x: Tensor) -> Iterator[Tensor]:
-        """For each hidden layer what enters its activation, (N, neurons), given normalized rows as one training batch."""
+        """What enters each hidden layer's activation, (N, neurons), given normalized rows as one training batch."""
         for layer in self.layers:
             assert isinstance(layer, HiddenLayer)
             z, x = layer.entering_activation(x)
             yield z
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Parameter groups for an optimizer: weight decay on W alone; one group, which is quicker, where there is none."""
+        """Parameter groups for an optimizer: weight decay on W alone; one group, which is quicker, without."""
         if weight_decay == 0:
             return [{"params": list(self.parameters()), "weight_decay": 0.0}]
         decayed = [m.weight for m in self.modules() if isinstance(m, nn.Linear)]

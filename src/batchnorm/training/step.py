@@ -35,10 +35,10 @@ class _Norm(NamedTuple):
 
 
 class _Linear(NamedTuple):
-    """A linear map's tensors: weight (outputs, inputs), its transpose as a view, bias (outputs,), and their gradients."""
+    """A linear map's tensors, weight (outputs, inputs) and bias (outputs,), and their gradients."""
 
     weight: Tensor
-    transposed: Tensor
+    transposed: Tensor  # a view of it
     dweight: Tensor
     bias: Tensor | None
     dbias: Tensor | None
@@ -157,7 +157,8 @@ def _hidden(layer: HiddenLayer) -> _Hidden:
     norm = None
     if layer.norm is not None:
         n = layer.norm
-        assert n.running_mean is not None and n.running_var is not None
+        assert n.running_mean is not None
+        assert n.running_var is not None
         running = Running(n.running_mean, n.running_var, n.momentum, n.num_batches_tracked)
         norm = _Norm(n, n.weight.detach(), n.bias.detach(), _gradient(n.weight), _gradient(n.bias), running)
     return _Hidden(_linear(layer.linear), norm, ACTIVATIONS[layer.activation], layer.before, layer.dropout)
@@ -169,6 +170,6 @@ def _linear(linear: nn.Linear) -> _Linear:
     return _Linear(weight, weight.t(), _gradient(linear.weight), bias, dbias)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

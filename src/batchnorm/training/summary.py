@@ -71,7 +71,7 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
     The true ones are the mean and variance of what enters the layer over all training rows at the final weights, the
     layers before it normalizing by their own true statistics: one batch of everything.
     """
-    chunks = list(train.x.split(_CHUNK))
+    chunks = list(torch.split(train.x, _CHUNK))
     found: list[LayerStatistics] = []
     for index, layer in enumerate(network.layers):
         assert isinstance(layer, HiddenLayer)
@@ -84,7 +84,8 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
         true = Moments.empty((norm.num_features,), device=train.x.device)
         for z in entering:
             true = true.merge(Moments.of(z, dims=0))
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         gamma, beta, running_mean, running_var, mean, variance = (
             tuple(t.double().cpu().tolist())
             for t in (
@@ -107,7 +108,7 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
 @torch.no_grad()
 def _scores(network: Network, rows: Rows) -> Tensor:
     network.eval()
-    return torch.cat([network.body(x) for x in rows.x.split(_CHUNK)])
+    return torch.cat([network.body(x) for x in torch.split(rows.x, _CHUNK)])
 
 
 @torch.no_grad()

@@ -1,0 +1,91 @@
+"""From the options of `batchnorm train` to a plan: which data, which settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchnorm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from batchnorm.training.experiment import Plan
+    from batchnorm.training.settings import Settings
+
+
+def plan_of(options: dict[str, Any]) -> Plan:
+    """Read the data and check the settings.
+
+    Args:
+        options: the parameters of `cli.train.train`, by name; plain JSON values.
+
+    Raises:
+        SettingsError, DataError: what is wrong with the settings or the data.
+    """
+    from batchnorm.data import prepare
+    from batchnorm.training.experiment import Plan
+
+    settings = settings_of(options)  # before the data, which may take a while to read
+    data = prepare(
+        options["data"],
+        target=options["target"],
+        test=options["test"],
+        test_fraction=options["test_fraction"],
+        validation_fraction=options["validation_fraction"],
+        seed=options["seed"],
+        task=options["task"],
+        header=options["header"],
+        separator=options["separator"],
+        na=options["na"] or (),
+        drop=options["drop"] or (),
+        categorical=options["categorical"] or (),
+        labels=options["labels"],
+        test_labels=options["test_labels"],
+    )
+    goal = options["goal"]
+    if goal is None and data.schema.classes:
+        goal = 0.95
+    return Plan(data, settings, compare=options["compare"], goal=goal)
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """The options that are settings, checked."""
+    from batchnorm.training.settings import Settings
+
+    same = (
+        *("activation", "placement", "input_norm", "divide_by", "eps", "momentum", "weight_scale", "dropout"),
+        *(
+            "weight_decay",
+            "optimizer",
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "steps",
+            "evaluate_every",
+            "seed",
+            "device",
+        ),
+    )
+    if options["patience"] < 0:
+        raise SettingsError(f"patience expected 0 (never stop early) or more, got {options['patience']}")
+    return Settings(
+        hidden=hidden_sizes(options["hidden"]),
+        norm=None if options["norm"] == "none" else options["norm"],
+        class_weight=None if options["class_weight"] == "none" else options["class_weight"],
+        patience=options["patience"] or None,
+        **{name: options[name] for name in same},
+    )
+
+
+def hidden_sizes(text: str) -> tuple[int, ...]:
+    """Read "100,100" as (100, 100), "none" and "" as ().
+
+    >>> hidden_sizes("64, 32"), hidden_sizes("none")
+    ((64, 32), ())
+    """
+    if text.strip().lower() in ("", "none", "0"):
+        return ()
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f"--hidden expected sizes separated by commas, such as 100,100, or none; got {text!r}"
+        ) from None
