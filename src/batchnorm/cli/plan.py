@@ -39,6 +39,7 @@ def plan_of(options: dict[str, Any]) -> Plan:
         categorical=options["categorical"] or (),
         labels=options["labels"],
         test_labels=options["test_labels"],
+        weight=options["weight"],
     )
     goal = options["goal"]
     if goal is None and data.schema.classes:

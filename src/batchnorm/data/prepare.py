@@ -30,6 +30,7 @@ class Prepared:
         y_train, y_valid, y_test: (N,) int64 class numbers, or float64.
         schema: learnt from the training rows alone.
         name: of the data, for titles.
+        w_train, w_valid: (N,) how often each row counts; None is once.
         test_table: the test rows as they were read, for showing single ones.
         notes: what the user should be told.
     """
@@ -43,6 +44,8 @@ class Prepared:
     schema: Schema
     name: str
     test_table: Table
+    w_train: Array | None = None
+    w_valid: Array | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -62,11 +65,12 @@ def prepare(
     categorical: Iterable[str | int] = (),
     labels: str | PathLike[str] | None = None,
     test_labels: str | PathLike[str] | None = None,
+    weight: str | int | None = None,
 ) -> Prepared:
     """Read, split, learn the schema from the training rows, encode.
 
     Args:
-        source, target, header, separator, na, drop, categorical, labels: as for `read`.
+        source, target, header, separator, na, drop, categorical, labels, weight: as for `read`.
         test: a separate source of test rows; then `test_fraction` is not used.
         test_fraction: of the rows, for testing.
         validation_fraction: of the rows that are left.
@@ -93,6 +97,7 @@ def prepare(
         drop=drop,
         categorical=categorical,
         labels=labels,
+        weight=weight,
     )
     if table.target is None or table.target_name is None:
         raise DataError(_no_target(table))
@@ -128,6 +133,8 @@ def prepare(
         schema,
         table.name,
         test_table,
+        train.weights,
+        valid.weights,
         notes,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from batchnorm.data.source import Source, open_source
-from batchnorm.data.table import Table, position_of
+from batchnorm.data.table import Array, Table, position_of
 from batchnorm.data.target import as_target
 from batchnorm.errors import DataError
 
@@ -24,6 +24,7 @@ def read(
     drop: Iterable[str | int] = (),
     categorical: Iterable[str | int] = (),
     labels: str | PathLike[str] | None = None,
+    weight: str | int | None = None,
 ) -> Table:
     """Read a table and set its target apart.
 
@@ -38,6 +39,7 @@ def read(
         drop: columns to leave out.
         categorical: columns that are categories even where they are numbers.
         labels: a file with one label per row, for .npy and IDX.
+        weight: the column that says how often each row counts; it becomes no feature.
 
     Raises:
         DataError: there is no such file or column, or the file cannot be read as what it is.
@@ -55,7 +57,7 @@ def read(
         labels=None if labels is None else Path(labels),
         named=target,
     )
-    return _select(table, target=target, drop=_listed(drop), categorical=_listed(categorical))
+    return _select(table, target=target, drop=_listed(drop), categorical=_listed(categorical), weight=weight)
 
 
 def _listed(values: Iterable[Any] | str | int) -> list[Any]:
@@ -63,8 +65,10 @@ def _listed(values: Iterable[Any] | str | int) -> list[Any]:
     return [values] if isinstance(values, (str, int)) else list(values)
 
 
-def _select(table: Table, *, target: str | int | None, drop: list[Any], categorical: list[Any]) -> Table:
-    """`table` without the dropped columns, its target apart."""
+def _select(
+    table: Table, *, target: str | int | None, drop: list[Any], categorical: list[Any], weight: str | int | None
+) -> Table:
+    """`table` without the dropped columns, its target and weights apart."""
     own = table.target is not None
     if own and target is not None and str(target) not in (str(table.target_name), "last"):
         raise DataError(
@@ -81,7 +85,12 @@ def _select(table: Table, *, target: str | int | None, drop: list[Any], categori
     if at is not None and at in dropped | chosen:
         option = "--drop" if at in dropped else "--categorical"
         raise DataError(f"{table.name}: column {table.columns[at]!r} is the target and cannot be in {option} as well.")
-    outside = sorted(dropped | ({at} if at is not None else set()))
+    heavy = place(weight, "--weight") if weight is not None else None
+    if heavy is not None and heavy in dropped | chosen | {at}:
+        raise DataError(
+            f"{table.name}: column {table.columns[heavy]!r} is --weight and cannot be something else as well."
+        )
+    outside = sorted(dropped | {place for place in (at, heavy) if place is not None})
     kept = [position for position in range(len(table.columns)) if position not in set(outside)]
     if not kept:
         raise DataError(f"{table.name}: expected at least one feature column beside the target, got none.")
@@ -92,9 +101,28 @@ def _select(table: Table, *, target: str | int | None, drop: list[Any], categori
         name = table.columns[at]
         values = as_target(table.cells[:, at], table.na, what=f"{table.name}: target {name!r}")
         result = replace(result, target=values, target_name=name)
+    if heavy is not None:
+        result = replace(result, weights=_weights(table, heavy))
     return replace(
         result,
         columns=tuple(table.columns[position] for position in kept),
         cells=cast(Any, table.cells)[:, kept],
         beside=tuple((position, table.columns[position]) for position in outside),
     )
+
+
+def _weights(table: Table, position: int) -> Array:
+    """The cells of one column as how often each row counts, (N,) float64."""
+    name = table.columns[position]
+    values = as_target(table.cells[:, position], table.na, what=f"{table.name}: weights {name!r}")
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{table.name}: --weight expected numbers >= 0 in column {name!r}, got texts.")
+    weights = values.astype(np.float64)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"{table.name}: --weight expected numbers >= 0 in column {name!r}, got {weights[row]:g} in row "
+            f"{table.row_number(row)}."
+        )
+    return weights

@@ -33,6 +33,7 @@ class Table:
         categorical: the columns that are categories whatever their cells look like.
         beside: (position, name) of the source's columns that are no features: target and dropped ones.
         numbers: (N,) the row number of each row in the source, from 1; None where they are 1..N.
+        weights: (N,) float64, how often each row counts; None is once.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Table:
     categorical: frozenset[str] = frozenset()
     beside: tuple[tuple[int, str], ...] = ()
     numbers: Array | None = None
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return int(self.cells.shape[0])
@@ -60,6 +62,7 @@ class Table:
             cells=self.cells[rows],
             target=None if self.target is None else self.target[rows],
             numbers=rows + 1 if self.numbers is None else self.numbers[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     def row_number(self, position: int) -> int:

@@ -71,7 +71,9 @@ class Plan:
     def identity(self, settings: Settings) -> str:
         """A digest of data and settings: two runs that share it compute the same."""
         digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
-        for array in (self.data.x_train, self.data.y_train, self.data.x_valid, self.data.y_valid):
+        rows = (self.data.x_train, self.data.y_train, self.data.x_valid, self.data.y_valid)
+        weights = (w for w in (self.data.w_train, self.data.w_valid) if w is not None)
+        for array in (*rows, *weights):
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -179,8 +181,10 @@ def _trained(
     """One network, trained on from its checkpoint to its end, its best weights in place; None if stopped."""
     data = plan.data
     outputs = len(data.schema.classes) or 1
-    valid = Examples(data.x_valid, data.y_valid)
-    assembly = assemble(Examples(data.x_train, data.y_train), valid, settings, task=plan.task, outputs=outputs)
+    valid = Examples(data.x_valid, data.y_valid, data.w_valid)
+    assembly = assemble(
+        Examples(data.x_train, data.y_train, data.w_train), valid, settings, task=plan.task, outputs=outputs
+    )
     identity = plan.identity(settings)
 
     def keep(run: Run) -> None:
