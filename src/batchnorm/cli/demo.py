@@ -72,6 +72,7 @@ _OPTIONS = {
     "test": None,
     "labels": None,
     "test_labels": None,
+    "weight": None,
     "header": True,
     "separator": None,
     "na": None,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_WIDTH = 110  # of the tables where the output is no terminal
 _MOST_COLUMNS = 40  # shown; --json has them all
 
 
@@ -26,6 +27,8 @@ def inspect(
         typer.echo(json.dumps(description))
         return
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
     console.print(_layers(description))
     console.print(_columns(description["schema"]))
     for line in _trained(description):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from batchnorm.cli.progress import note
 from batchnorm.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def answer_lines(
 
     parse: Callable[[str], Record] | None = None
     failed = number = 0
+    noted = False
     while True:
         raw = lines.readline(_LONGEST)
         if not raw:
@@ -56,12 +58,22 @@ def answer_lines(
                 parse, is_row = _parser(text, has_names=has_names, separator=separator, na=na)
                 if not is_row:
                     continue
-            found = answer(predictor, predictor.predict_records([parse(text)]), 0)
+            record = parse(text)
+            if not noted and isinstance(record, Mapping):
+                noted = note_extra(predictor.schema.extra(record))
+            found = answer(predictor, predictor.predictions(predictor.schema.encode_record(record)), 0)
         except DataError as error:
             failed += 1
             found = {"line": number, "error": str(error)}
         out.write(json.dumps(found) + "\n")
         out.flush()
+
+
+def note_extra(names: tuple[str, ...]) -> bool:
+    """Say which columns are ignored; whether there was anything to say."""
+    if names:
+        note(f"columns that the model does not know are ignored: {', '.join(names)}")
+    return bool(names)
 
 
 def _parser(

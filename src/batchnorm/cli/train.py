@@ -54,6 +54,7 @@ def train(
     categorical: Annotated[
         list[str] | None, _data("A numeric column whose numbers are names; may be repeated.")
     ] = None,
+    weight: Annotated[str | None, _data("Column that says how often each row counts.")] = None,
     test_fraction: Annotated[float, _data("Share of rows held out for testing.")] = 0.2,
     validation_fraction: Annotated[float, _data("Share of the other rows to stop early on.")] = 0.1,
     hidden: Annotated[

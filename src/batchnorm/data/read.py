@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from batchnorm.data.source import Source, open_source
 from batchnorm.data.table import Array, Table, position_of
 from batchnorm.data.target import as_target
