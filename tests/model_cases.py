@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from batchnorm.data.column import Column, Target
 from batchnorm.model_file import ModelFile
-from batchnorm.model_header import make_metadata
-from batchnorm.network_spec import NetworkSpec, expected_tensors
+from batchnorm.model_file.header import make_metadata
+from batchnorm.model_file.spec import NetworkSpec, expected_tensors
 
 SPEC = NetworkSpec(
     inputs=5,

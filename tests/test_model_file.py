@@ -23,7 +23,7 @@ from tests.model_cases import forge, model, number_schema, same
 
 from batchnorm.errors import ModelFileError, OutputError
 from batchnorm.model_file import ModelFile, read_model_file, write_model_file
-from batchnorm.model_header import MAX_HEADER
+from batchnorm.model_file.header import MAX_HEADER
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchnorm.errors import ModelFileError, SettingsError
-from batchnorm.network_spec import MAX_VALUES, NetworkSpec, check_tensors, expected_tensors
+from batchnorm.model_file.spec import MAX_VALUES, NetworkSpec, check_tensors, expected_tensors
 
 SPEC = NetworkSpec(
     inputs=4, hidden=(3, 2), outputs=2, activation="tanh", placement="after", norm="batch", eps=1e-5, input_norm=True

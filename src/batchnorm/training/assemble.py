@@ -11,7 +11,7 @@ from torch import Tensor
 
 from batchnorm.errors import SettingsError
 from batchnorm.moments import Moments
-from batchnorm.network_spec import NetworkSpec
+from batchnorm.model_file import NetworkSpec
 from batchnorm.nn import InputNorm
 from batchnorm.training.loop import own_randomness
 from batchnorm.training.network import Network

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchnorm.activations import Array
+from batchnorm.predictor.activations import Array
 from batchnorm.errors import DataError, SettingsError
-from batchnorm.folded import fold
+from batchnorm.predictor.folded import fold
 from batchnorm.model_file import ModelFile, read_model_file
 
 _BLOCK = 4096  # rows in flight: bounds the memory, changes no result
@@ -34,7 +34,7 @@ class Predictor:
     Example:
         >>> from batchnorm.data.column import Column, Target
         >>> from batchnorm.data.schema import Schema
-        >>> from batchnorm.network_spec import NetworkSpec
+        >>> from batchnorm.model_file.spec import NetworkSpec
         >>> spec = NetworkSpec(inputs=1, hidden=(), outputs=2, activation="relu", placement="before", norm="batch",
         ...                    eps=1e-5, input_norm=False)
         >>> schema = Schema((Column("age", "number", fill=40.0),), Target("sold", "class", ("no", "yes")))
@@ -102,7 +102,7 @@ class Predictor:
 
     def describe(self) -> dict[str, Any]:
         """Layers, shapes, statistics, schema and training as JSON values: see `description.describe`."""
-        from batchnorm.description import describe
+        from batchnorm.predictor.description import describe
 
         return describe(self.model_file)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchnorm.activations import Array, activate
+from batchnorm.predictor.activations import Array, activate
 from batchnorm.errors import ModelFileError
 from batchnorm.model_file import ModelFile
 

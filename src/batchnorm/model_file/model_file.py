@@ -1,7 +1,7 @@
 """One safe file for a trained network: a .safetensors file whose header carries the network, the schema and a checksum.
 
 Reading trusts nothing: sizes are checked before memory is taken, and what is truncated, altered, foreign, newer or
-impossible is refused with one sentence. There is no pickle and no code in the file; `model_header` says what is.
+impossible is refused with one sentence. There is no pickle and no code in the file; `header` says what is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from batchnorm.atomic import atomic_write
 from batchnorm.data.schema import Schema
 from batchnorm.errors import DataError, ModelFileError, SettingsError
-from batchnorm.model_header import FORMAT_VERSION, MAX_HEADER, NewerFormatError, checksum, make_metadata, read_header
-from batchnorm.network_spec import NetworkSpec, check_tensors
+from batchnorm.model_file.header import FORMAT_VERSION, MAX_HEADER, NewerFormatError, checksum, make_metadata, read_header
+from batchnorm.model_file.spec import NetworkSpec, check_tensors
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "NetworkSpec", "read_model_file", "save", "write_model_file"]
 
@@ -35,7 +35,7 @@ class ModelFile:
     """A trained network and all that is needed to use it: checked when built, so that an impossible one cannot exist.
 
     Attributes:
-        tensors: the names, shapes and dtypes of `network_spec.expected_tensors`; all finite, variances >= 0, standard
+        tensors: the names, shapes and dtypes of `spec.expected_tensors`; all finite, variances >= 0, standard
             deviations >= 0 where 0 marks a constant feature.
         network: the network's sizes and choices.
         schema: what the columns and the target mean.

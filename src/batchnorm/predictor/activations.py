@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def activate(z: Array, activation: str) -> Array:
-    """Apply an activation by its name (`network_spec.ACTIVATIONS`) to each value of z: (N, C).
+    """Apply an activation by its name (`spec.ACTIVATIONS`) to each value of z: (N, C).
 
     Example:
         >>> activate(np.array([[-1e4, 0.0, 1e4]]), "sigmoid")
