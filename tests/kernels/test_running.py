@@ -72,7 +72,7 @@ def test_no_momentum_without_a_counter_is_a_programming_error() -> None:
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize(
     ("mean", "variance"),
-    [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.nan), (1.0, math.inf), (1.0, 1e39)],
+    [(math.nan, math.nan), (1.0, math.nan), (math.inf, math.nan), (1.0, math.inf), (1.0, 1e39)],
     ids=["nan-mean", "nan-variance", "inf-mean", "inf-variance", "overflows-float32"],
 )
 def test_channel_that_is_not_finite_keeps_its_values_while_others_move(

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from batchnorm.kernels import select
 from batchnorm.nn import BatchNorm1d
 
+# torch's own forward-mode formulas are compiled by torch.jit.script, which torch itself has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
 X = torch.randn(4, 3)
 
 
