@@ -82,8 +82,8 @@ def batch_norm(
             residual=residual,
             mask=mask,
         )
-    weights = None if mask is None else mask_weights(input, mask)
     check_arguments(input, (running_mean, running_var), (weight, bias), training=training, momentum=momentum, eps=eps)
+    weights = None if mask is None else mask_weights(input, mask)
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, momentum)
@@ -145,10 +145,9 @@ def normalize_and_update(
 def mask_weights(x: Tensor, mask: Tensor) -> Tensor:
     """A boolean mask, (N,), (N, *) or (N, 1, *) for x: (N, C, *), as weights 0 and 1: (N, 1, *)."""
     n, spatial = x.shape[0], tuple(x.shape[2:])
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"mask expected a boolean tensor, got {mask.dtype}: write mask != 0, True where a position counts"
-        )
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask expected a boolean tensor, got {got}: write mask != 0, True where a position counts")
     if tuple(mask.shape) not in {(n,), (n, *spatial), (n, 1, *spatial)}:
         expected = " or ".join(str(s) for s in dict.fromkeys([(n,), (n, *spatial), (n, 1, *spatial)]))
         raise ValueError(f"mask expected shape {expected} for input {tuple(x.shape)}, got {tuple(mask.shape)}")

@@ -124,7 +124,7 @@ def normalize(
     deviation: Tensor, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """(3) to (5), rounded to `dtype`; 0 where a position does not count. deviation: (N, C, *) wide."""
-    z = _pre_activation(deviation, centre, affine)
+    z = _pre_activation(deviation, centre, affine, weights)
     y = z if affine.activation is None else ACTIVATIONS[affine.activation].value(z)
     if weights is not None:
         y = torch.where(weights > 0, y, 0)
@@ -156,7 +156,7 @@ def backward(
     if weights is not None:
         deviation, g = torch.where(weights > 0, deviation, 0), torch.where(weights > 0, g, 0)
     if affine.activation is not None:
-        g = ACTIVATIONS[affine.activation].slope(_pre_activation(deviation, centre, affine), g)
+        g = ACTIVATIONS[affine.activation].slope(_pre_activation(deviation, centre, affine, weights), g)
     training = centre.m2 is not None
     dx = dweight = None
     dbias = g.sum(dims) if needs_bias or (needs_x and training) else None
@@ -181,14 +181,18 @@ def backward(
     )
 
 
-def _pre_activation(deviation: Tensor, centre: Centre, affine: Affine) -> Tensor:
+def _pre_activation(deviation: Tensor, centre: Centre, affine: Affine, weights: Tensor | None) -> Tensor:
     rank, wide = deviation.dim(), deviation.dtype
     scale = centre.rstd if affine.weight is None else centre.rstd * affine.weight.to(wide)
     if affine.bias is None:
         z = deviation * per_channel(scale, rank)
     else:
         z = torch.addcmul(per_channel(affine.bias.to(wide), rank), deviation, per_channel(scale, rank))
-    return z if affine.residual is None else z + affine.residual.to(wide)
+    if affine.residual is None:
+        return z
+    residual = affine.residual.to(wide)
+    # NaN at a masked position would come back through the activation's slope, as 0 * NaN.
+    return z + (residual if weights is None else torch.where(weights > 0, residual, 0))
 
 
 def _sum(values: Tensor, weights: Tensor | None, dims: tuple[int, ...]) -> Tensor:
