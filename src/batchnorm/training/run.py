@@ -76,7 +76,7 @@ class Run:
         self.network, self.train, self.valid = network, train, valid
         self.objective, self.settings = objective, settings
         self._traced = traced
-        self._gradients = Step(network, objective).gradients
+        self.gradients = Step(network, objective).gradients
         self.optimizer = build_optimizer(network, settings)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -102,7 +102,7 @@ class Run:
         x, y = self.train.x.index_select(0, rows), self.train.y.index_select(0, rows)
         counts = None if self._row_weights is None else self._row_weights.index_select(0, rows)[:, None]
         weights = None if self._loss_weights is None else self._loss_weights.index_select(0, rows)
-        loss = self._gradients(x, y, counts=counts, weights=weights)
+        loss = self.gradients(x, y, counts=counts, weights=weights)
         self.optimizer.step()
         self.loss_sum += loss
         self.loss_steps += 1

@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all that is needed: each makes .venv, installs into it, and runs.
+# A machine with Python 3.11 or newer and make is enough; PYTHON=... names another interpreter.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-all lint docs-test bench clean
+
+demo: .venv/installed
+	$(BIN)/batchnorm demo --out runs/demo
+
+test: .venv/installed-dev lint
+	$(PYTEST) -m "not long"
+
+test-all: .venv/installed-dev lint
+	$(PYTEST)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/accuracy.py
+
+clean:
+	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
