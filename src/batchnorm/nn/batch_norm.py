@@ -79,18 +79,16 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         return self._normalize(input, None, None if weights is None else weights.to(wide_dtype(input.device)))
 
     def by_batch(self, input: Tensor) -> Tensor:
-        """What forward() gives in training, with nothing updated."""
-        y, _ = normalize_and_update(
-            input, None, self.weight, self.bias, training=True, eps=self.eps, activation=self.activation
-        )
+        """What a training batch gives before the activation, gamma * z_norm + beta, with nothing updated."""
+        y, _ = normalize_and_update(input, None, self.weight, self.bias, training=True, eps=self.eps)
         return y
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
-        self._check_channels(input)
         training, tracks = self.training, self.track_running_stats
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         mean, var, counter = (self._buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked"))
         by_batch = training or (mean is None and var is None)
+        self._check_channels(input, by_batch=by_batch)
         if training and not tracks:
             mean = var = None
         momentum = self.momentum
@@ -148,10 +146,10 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             self.running_var = _kept_wide(self.running_var, before[1])
         return self
 
-    def _check_channels(self, input: Tensor) -> None:
+    def _check_channels(self, input: Tensor, *, by_batch: bool) -> None:
         channels = input.shape[1]
-        if channels == self.num_features:
-            return
+        if channels == self.num_features or (by_batch and input[:, 0].numel() == 1):
+            return  # one value per channel is an error of its own, and torch's first
         known = {"running_mean": self.running_mean, "weight": self.weight, "bias": self.bias}
         first = next((name for name, t in known.items() if t is not None), None)
         if first is None:  # nothing here depends on the number of channels; torch.nn accepts it, too
