@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tests.reference.exact import Problem, solve
 from torch.testing import assert_close
 
 from batchnorm import Moments
 from batchnorm.moments import wide_dtype
-from tests.reference.exact import Problem, solve
 
 
 def test_moments_of_a_batch_equal_the_exact_mean_and_variance() -> None:
@@ -32,7 +32,9 @@ def test_m2_far_from_zero_loses_no_digits(mean: float) -> None:
     np.testing.assert_allclose(Moments.of(x, dims=0).variance(), exact.variance.astype(float), rtol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32, torch.bool]
+)
 def test_moments_of_any_dtype_are_float64(dtype: torch.dtype) -> None:
     found = Moments.of(torch.tensor([[0, 1], [1, 1]]).to(dtype), dims=0)
     assert {found.count.dtype, found.mean.dtype, found.m2.dtype} == {torch.float64}

@@ -48,7 +48,7 @@ def batch_norm(
         eps: added to the variance, inside the root; positive in training.
         activation: relu, leaky_relu (slope 0.01), sigmoid, tanh, gelu (exact), silu or None.
         residual: like `input`: added before the activation.
-        mask: boolean, (N,), (N, *) or (N, 1, *): False positions count in no statistic, come out 0, and get no gradient.
+        mask: boolean, (N,), (N, *) or (N, 1, *): False positions count in no statistic, come out 0, get no gradient.
 
     Returns:
         Like `input`: same shape, dtype and memory format.
@@ -67,7 +67,7 @@ def batch_norm(
             [ 1.]])
     """
     if has_torch_function_variadic(input, running_mean, running_var, weight, bias):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             batch_norm,
             (input, running_mean, running_var, weight, bias),
             input,
@@ -160,8 +160,8 @@ def refusal(name: str, refused: Tensor) -> str:
     channels = refused.nonzero().flatten().tolist()
     shown = ", ".join(str(c) for c in channels[:8]) + (", ..." if len(channels) > 8 else "")
     return (
-        f"{name}: the batch mean or variance of {len(channels)} of {refused.numel()} channels is not finite; their running "
-        f"statistics were kept (channels {shown}). Look for NaN, inf or overflow in what enters the layer."
+        f"{name}: the batch mean or variance of {len(channels)} of {refused.numel()} channels is not finite; their "
+        f"running statistics were kept (channels {shown}). Look for NaN, inf or overflow in what enters the layer."
     )
 
 
@@ -218,17 +218,23 @@ def _is_usual(
         return False
     if (running[0] is None) != (running[1] is None) or (running[0] is None and not training):
         return False
-    channels, reduced = (x.shape[1],), x.dtype in (torch.bfloat16, torch.float16)
-    for t in (*running, *parameters):
-        if t is None:
-            continue
-        if not isinstance(t, Tensor) or t.shape != channels or not (t.dtype == x.dtype or (reduced and t.dtype == torch.float32)):
+    given = [t for t in (*running, *parameters) if t is not None]
+    if any(not isinstance(t, Tensor) or t.shape != (x.shape[1],) for t in given):
+        return False
+    if any(t.dtype != x.dtype for t in given):
+        # float32 statistics beside narrow values: with float32 parameters, as in torch, or with narrow ones, as .half()
+        # leaves a layer here.
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return False
+        if any(t is not None and t.dtype != torch.float32 for t in running):
+            return False
+        if {t.dtype for t in parameters if t is not None} not in ({torch.float32}, {x.dtype}, set()):
             return False
     return all(t is None or not t.requires_grad for t in running)
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """x, or where its memory is neither contiguous nor channels-last a copy in the one that it is closer to, as torch has it."""
+    """x, or where its memory is neither contiguous nor channels-last a copy in the nearer of the two, as torch has it."""
     rank = x.dim()
     if rank == 2 and x.stride() == (x.shape[1], 1):
         return x

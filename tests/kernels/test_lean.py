@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from tests.reference.exact import Problem, differentiate, solve
+from tests.reference.problems import draw, tensor
 from torch import Tensor
 from torch.testing import assert_close
 
 from batchnorm.kernels import lean, spec
 from batchnorm.kernels.spec import Affine
-from tests.reference.exact import Problem, differentiate, solve
-from tests.reference.problems import draw, tensor
 
 SHAPES = [(2, 1), (5, 3), (60, 100), (3, 1)]
 COUNTS = {"once": None, "mask": [1, 0, 1, 1, 1], "counts": [2, 1, 3, 1, 5]}

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.reference.exact import ACTIVATIONS, Problem, differentiate, solve
+from tests.reference.problems import SHAPES, draw, tensor
 
 from batchnorm.kernels import spec
 from batchnorm.kernels.spec import Affine, Centre, Gradients
-from tests.reference.exact import ACTIVATIONS, Problem, differentiate, solve
-from tests.reference.problems import SHAPES, draw, tensor
 
 ACTIVATION_NAMES = [None, *ACTIVATIONS]
 

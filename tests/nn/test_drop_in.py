@@ -175,7 +175,9 @@ def _saved(layer: nn.Module) -> nn.Module:
     ids=["deepcopy", "pickle", "save"],
 )
 @each_pair
-def test_copies_have_everything_and_share_nothing(ours: type[nn.Module], torchs: type[nn.Module], duplicate: Any) -> None:
+def test_copies_have_everything_and_share_nothing(
+    ours: type[nn.Module], torchs: type[nn.Module], duplicate: Any
+) -> None:
     layer = ours(3, momentum=None, activation="silu").double()
     first, second, _ = batches(SHAPES[ours.__name__][0])
     layer(first)

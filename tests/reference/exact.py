@@ -164,7 +164,10 @@ Function = Callable[[Array], Array]
 
 ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "relu": (lambda z: np.where(z > 0, z, 0), lambda z: np.where(z > 0, 1, 0)),
-    "leaky_relu": (lambda z: np.where(z > 0, z, z * np.longdouble(0.01)), lambda z: np.where(z > 0, 1, np.longdouble(0.01))),
+    "leaky_relu": (
+        lambda z: np.where(z > 0, z, z * np.longdouble(0.01)),
+        lambda z: np.where(z > 0, 1, np.longdouble(0.01)),
+    ),
     "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * _sigmoid(-z)),
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "gelu": (lambda z: z * _phi(z), lambda z: _phi(z) + z * _density(z)),

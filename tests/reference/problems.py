@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests.reference.exact import Problem
 from torch import Tensor
 
 from batchnorm.functional import batch_norm
-from tests.reference.exact import Problem
 
 SHAPES = [(7, 3), (4, 3, 5), (3, 4, 2, 3), (2, 3, 2, 3, 2), (2, 1), (1, 2, 3), (6, 1, 1, 1)]
 

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from tests.reference.exact import ACTIVATIONS, IS_WIDER, Problem, differentiate, solve
 
 TOLERANCE = 1e-18 if IS_WIDER else 1e-14

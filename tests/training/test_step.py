@@ -79,7 +79,9 @@ def assert_step_equals_autograd(settings: Settings, task: Task, given: Batch) ->
 @pytest.mark.parametrize("norm", ["batch", None])
 @pytest.mark.parametrize("placement", ["before", "after"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_equal_autograd(activation: str, placement: str, norm: str | None, dropout: float, task: Task) -> None:
+def test_gradients_equal_autograd(
+    activation: str, placement: str, norm: str | None, dropout: float, task: Task
+) -> None:
     settings = replace(PLAIN, activation=activation, placement=placement, norm=norm, dropout=dropout)
     for counted, weighted in itertools.product([False, True], repeat=2):
         assert_step_equals_autograd(settings, task, batch(task, counted=counted, weighted=weighted))

@@ -48,7 +48,7 @@ def run(
     inputs = (x, weight, bias, residual)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         found: list[Centre] = []
-        y: Tensor = FusedBatchNorm.apply(x, weight, bias, residual, weights, how, found)
+        y: Tensor = FusedBatchNorm.apply(x, weight, bias, residual, weights, how, found)  # type: ignore[no-untyped-call]
         return y, found[0]
     return _composed(how, x, weight, bias, residual, weights)
 

@@ -26,6 +26,15 @@ class Running(NamedTuple):
     momentum: float | None
     batches: Tensor | None = None
 
+    def starting(self) -> Running:
+        """The same while few batches have been seen: the k-th weighs at least 1/k.
+
+        So the first batches are averaged plainly, and what stood there before any, which nothing was measured by, is
+        forgotten at once instead of after several times 1 / momentum batches.
+        """
+        assert self.momentum is not None and self.batches is not None  # noqa: PT018
+        return self._replace(momentum=max(self.momentum, 1.0 / (int(self.batches) + 1)))
+
     def update(self, centre: Centre) -> Tensor | None:
         """running = (1 - momentum) * running + momentum * batch; the variance unbiased, m2 / (M - 1).
 

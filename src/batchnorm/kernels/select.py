@@ -35,7 +35,7 @@ def in_transformation() -> bool:
         torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
     )
 
 

@@ -43,7 +43,7 @@ class Centre(NamedTuple):
     shift: Tensor | None  # (C,) wide: the digits of the mean that one number cannot hold
     rstd: Tensor  # (C,) wide: 1 / sqrt(sigma2 + eps)
     m2: Tensor | None  # (C,) wide: sum of squared deviations; None at test time
-    count: Tensor | float  # M: positions per channel, or the sum of their weights
+    count: Tensor | float  # type: ignore[assignment]  # M: positions per channel, or the sum of their weights
 
     def moments(self) -> Moments:
         """The mini-batch's Moments."""
@@ -93,8 +93,11 @@ def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[C
     shift = None
     if x.dtype == wide or x.device.type != "cpu":
         # The mean of equal values must be that value, so that a constant channel is centred to exactly 0: where the
-        # first value is about as good as the mean, take it. As a constant: what it lacks, derivatives too, is in `shift`.
-        first = values.detach()[(0, slice(None), *(0,) * (rank - 2))]
+        # first value is about as good as the mean, take it. As a constant: what it lacks, derivatives too, is in
+        # `shift`.
+        first = values.detach()[0]
+        for _ in range(rank - 2):
+            first = first[..., 0]
         anchor = anchor.detach()
         anchor = torch.where((first - anchor).abs() <= anchor.abs() * 2.0**-20, first, anchor)
         deviation = values - per_channel(anchor, rank)
@@ -166,7 +169,8 @@ def backward(
         scale = centre.rstd if affine.weight is None else centre.rstd * affine.weight.to(wide)
         dx = g
         if training:
-            assert dbias is not None and dweight is not None
+            assert dbias is not None
+            assert dweight is not None
             count = _at_least_one(centre.count)
             towards_mean = torch.addcmul(
                 per_channel(dbias / count, rank), deviation, per_channel(dweight * centre.rstd / count, rank)

@@ -42,8 +42,8 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{name} eps must be positive (0 only for evaluation), got {eps}: 1e-5 is usual")
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(
-                f"{name} momentum expected a number in [0, 1], the weight of the new batch, or None for the plain average; "
-                f"got {momentum}"
+                f"{name} momentum expected a number in [0, 1], the weight of the new batch, or None for the plain "
+                f"average; got {momentum}"
             )
         check_activation(activation)
         super().__init__(
@@ -68,7 +68,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         """
         if isinstance(input, fx.Proxy):
             return _as_leaf(self, input, residual, mask)
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         return self._normalize(input, residual, None if mask is None else mask_weights(input, mask))
 
     def forward_weighted(self, input: Tensor, weights: Tensor | None) -> Tensor:
@@ -120,7 +120,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
 
     def extra_repr(self) -> str:
         """As torch.nn has it, and the activation where there is one."""
-        text: str = super().extra_repr()
+        text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return text if self.activation is None else f"{text}, activation={self.activation}"
 
     def named_children(self) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -131,15 +131,15 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         """
         if self.activation is not None and sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
             raise ValueError(
-                f"convert_sync_batchnorm would drop activation={self.activation!r} of this {type(self).__name__}: before "
-                "converting, give the layer activation=None and put the activation in a module of its own after it"
+                f"convert_sync_batchnorm would drop activation={self.activation!r} of this {type(self).__name__}: "
+                "before converting, give the layer activation=None and put the activation in a module of its own after it"
             )
         return super().named_children()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast; running statistics never become narrower than float32, whatever the parameters do."""
         before = (self.running_mean, self.running_var)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before[0] is not None and self.running_mean is not None:
             self.running_mean = _kept_wide(self.running_mean, before[0])
         if before[1] is not None and self.running_var is not None:
@@ -157,8 +157,9 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         sizes = "".join(f", {size}" for size in ("L", "D", "H", "W")[-(input.dim() - 2) :]) if input.dim() > 2 else ""
         sizes = ", L" if input.dim() == 3 else sizes
         raise RuntimeError(
-            f"{type(self).__name__} expected input (N, {self.num_features}{sizes}), got {tuple(input.shape)}: {channels} "
-            f"channels where num_features={self.num_features} ({first} should contain {channels} elements not {self.num_features})"
+            f"{type(self).__name__} expected input (N, {self.num_features}{sizes}), got {tuple(input.shape)}: "
+            f"{channels} channels where num_features={self.num_features} "
+            f"({first} should contain {channels} elements not {self.num_features})"
         )
 
 
@@ -167,7 +168,8 @@ class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
 
     Args:
         num_features: C.
-        eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.nn; momentum is the weight of the new batch.
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.nn; momentum is the weight of the
+            new batch.
         activation: applied to the result: relu, leaky_relu (slope 0.01), sigmoid, tanh, gelu, silu or None.
 
     Where it differs from torch.nn: running statistics stay float32 under .half() and .bfloat16(); a channel whose batch
@@ -175,7 +177,8 @@ class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
     updates nothing; an empty or wholly masked batch is not counted.
 
     Raises:
-        ValueError: momentum outside [0, 1], a negative eps, an unknown activation; in training, eps = 0 or one value per channel.
+        ValueError: momentum outside [0, 1], a negative eps, an unknown activation; in training, eps = 0 or one value per
+            channel.
 
     Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
 
@@ -206,7 +209,7 @@ class BatchNorm3d(_Layer, torch.nn.BatchNorm3d):
 
 
 def _kept_wide(statistic: Tensor, before: Tensor | None = None) -> Tensor:
-    """A running statistic as it is, or in float32 where a cast has made it narrower: from `before`, which has the digits."""
+    """A running statistic as it is, or in float32 where a cast made it narrower: from `before`, which has the digits."""
     if statistic.dtype not in (torch.float16, torch.bfloat16):
         return statistic
     source = statistic if before is None or before.is_meta or statistic.is_meta else before
@@ -218,4 +221,5 @@ def _as_leaf(layer: _Layer, *inputs: Any) -> fx.Proxy:
     input, residual, mask = inputs
     kwargs = {name: value for name, value in (("residual", residual), ("mask", mask)) if value is not None}
     tracer = input.tracer
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), kwargs)
+    node: fx.Proxy = tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), kwargs)
+    return node

@@ -101,7 +101,7 @@ class InputNorm(torch.nn.Module):
         return torch.where(variance > 0, torch.sqrt(variance + self.eps), 0)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize. input: any shape with the features at `axis`; comes back in its dtype, integers in the default one."""
+        """Normalize. input: any shape with the features at `axis`; comes back in its dtype, integers in the default."""
         mean, std = self._constants(input)
         y = (input.to(mean.dtype) - mean) / torch.where(std > 0, std, torch.inf)
         return y.to(input.dtype if input.is_floating_point() else torch.get_default_dtype())
@@ -174,7 +174,7 @@ class InputNorm(torch.nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move; a cast of the model leaves the statistics in float64."""
         before = {name: getattr(self, name) for name in ("count", "mean", "m2")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             moved = getattr(self, name)
             wide = wide_dtype(moved.device)
