@@ -211,6 +211,34 @@ def bare_record() -> Record:
     return replace(classification_record(), runs=(run,), singles=(), settings={}, versions={})
 
 
+def untested_record() -> Record:
+    """All rows were used for training: nothing to validate and nothing to test on."""
+    record = classification_record()
+    runs = tuple(
+        replace(
+            run,
+            curve=replace(run.curve, valid_loss=(), valid_metric=()),
+            test_metric=NAN,
+            test_loss=NAN,
+            test_metric_batch_statistics=None,
+            steps_to_goal=None,
+            confusion=None,
+        )
+        for run in record.runs
+    )
+    return replace(record, runs=runs, rows_valid=0, rows_test=0, goal=None, singles=())
+
+
+def many_runs_record() -> Record:
+    """Four networks on the same axes, two of each kind."""
+    record = classification_record(neurons=20)
+    others = tuple(
+        replace(run, label=f"{run.label}, inputs normalized", test_metric=metric)
+        for run, metric in zip(record.runs, (0.975, 0.92), strict=True)
+    )
+    return replace(record, runs=(*record.runs, *others))
+
+
 def deep_record() -> Record:
     """Thirty layers of a thousand neurons each, a hundred classes."""
     return classification_record(layers=30, neurons=1000, classes=tuple(f"species {i}" for i in range(100)))

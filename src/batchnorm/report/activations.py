@@ -6,21 +6,13 @@ import math
 from collections.abc import Sequence
 
 from batchnorm.report import wording
-from batchnorm.report.charts import (
-    Figure,
-    KeyEntry,
-    Panel,
-    Trace,
-    axis,
-    from_zero,
-    grid_html,
-    key_html,
-    line,
-    numbers,
-    span,
-)
+from batchnorm.report.axes import axis, from_zero, span
+from batchnorm.report.chart_json import numbers
+from batchnorm.report.charts import Figure, Panel, grid_html
+from batchnorm.report.legend import KeyEntry, key_html
 from batchnorm.report.page import Section
 from batchnorm.report.theme import CLEAR, Style, run_styles
+from batchnorm.report.traces import Trace, line
 from batchnorm.training.record import LayerTrace, Record, Run
 
 SHOWN = 6  # layers; of a deeper network the first and the last are shown and the others fold away
@@ -60,7 +52,7 @@ def _layer(index: int, traced: Sequence[Traced]) -> Figure:
             axis("input of the activation", bounds=own if apart else shared),
             label=run.label if len(traced) > 1 else "",
             color=style.color,
-            unified=True,
+            hover="step %{x}",
             height=240,
         )
         for position, ((run, style, trace), own) in enumerate(zip(traced, spans, strict=True))

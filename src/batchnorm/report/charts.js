@@ -39,6 +39,12 @@
     root.dataset.charts = pending.length ? "drawing" : failed ? "failed" : "drawn";
   }
 
+  // plotly measures texts in an invisible drawing that a screen reader would announce as an image without a name.
+  function silence() {
+    const tester = document.getElementById("js-plotly-tester");
+    if (tester) tester.setAttribute("aria-hidden", "true");
+  }
+
   function failed(chart, error) {
     chart.dataset.drawn = "failed";
     chart.textContent = "This chart could not be drawn; the numbers in the text still hold.";
@@ -56,7 +62,7 @@
       const layout = paint(figure.layout, "", styles);
       if (touch.matches) layout.dragmode = false; // or a finger on a chart could not scroll the page
       Plotly.react(chart, paint(figure.data, "", styles), layout, settings).then(
-        () => { chart.dataset.drawn = "true"; tally(); },
+        () => { chart.dataset.drawn = "true"; silence(); tally(); },
         (error) => failed(chart, error)
       );
     } catch (error) {

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchnorm.report import wording
-from batchnorm.report.charts import Axis, Figure, KeyEntry, Panel, Trace, axis, figure_html, key_html, text
+from batchnorm.report.axes import Axis, axis
+from batchnorm.report.chart_json import text
+from batchnorm.report.charts import Figure, Panel, figure_html
+from batchnorm.report.legend import KeyEntry, key_html
 from batchnorm.report.tables import table_html
 from batchnorm.report.theme import HEAT, HEAT_TEXT, INK, run_styles
+from batchnorm.report.traces import Trace
 from batchnorm.training.record import Confusion, Record
 
 COUNTED = 12  # classes; with more the cells are too small for their counts
@@ -32,15 +36,18 @@ def confusion_html(record: Record) -> tuple[str, str]:
     _, label, _, confusion = kept[0]
     drawn = _most_mistaken(confusion)
     panels = tuple(
-        _panel(f"confusion-{position + 1}", _cropped(matrix, drawn), name if len(kept) > 1 else "", color)
+        _panel(
+            f"confusion-{position + 1}",
+            matrix,
+            drawn if matrix.classes == confusion.classes else _most_mistaken(matrix),
+            label=name if len(kept) > 1 else "",
+            color=color,
+        )
         for position, name, color, matrix in kept
     )
     worst = _most_frequent_mistakes(confusion)
-    of_many = (
-        f" (here the {DRAWN} of {wording.count(len(confusion.classes))} with most mistakes)"
-        if len(drawn) == DRAWN
-        else ""
-    )
+    every = wording.count(len(confusion.classes))
+    of_many = f" (here the {DRAWN} of {every} with most mistakes)" if len(drawn) < len(confusion.classes) else ""
     reading = (
         f"Each line is a true class{of_many}, each column what its rows were called; "
         "a good network has colour on the diagonal only."
@@ -54,11 +61,13 @@ def confusion_html(record: Record) -> tuple[str, str]:
     return _finding(label, worst, confusion), key_html([_key()]) + body
 
 
-def _panel(identifier: str, confusion: Confusion, label: str, color: str) -> Panel:
-    classes, counts = confusion.classes, confusion.counts
-    shares = [[count / total if (total := sum(row)) else None for count in row] for row in counts]
+def _panel(identifier: str, confusion: Confusion, drawn: Sequence[int], *, label: str, color: str) -> Panel:
+    classes = [confusion.classes[i] for i in drawn]
+    counts = [[confusion.counts[i][j] for j in drawn] for i in drawn]
+    totals = [sum(confusion.counts[i]) for i in drawn]
+    shares = [[c / total if total else None for c in row] for row, total in zip(counts, totals, strict=True)]
     hover = [
-        [text(_cell(classes[i], classes[j], count, sum(row))) if count else "no row" for j, count in enumerate(row)]
+        [_cell(classes[i], classes[j], count, totals[i]) if count else "no row" for j, count in enumerate(row)]
         for i, row in enumerate(counts)
     ]
     trace = {
@@ -118,7 +127,8 @@ def _angle(classes: Sequence[str]) -> int:
 
 def _cell(true: str, called: str, count: int, total: int) -> str:
     share = wording.percent(count / total)
-    return f"true {true}, called {called}: {wording.count(count)} of {wording.count(total)} ({share})"
+    names = [f"true: {wording.shorten(true, 44)}", f"called: {wording.shorten(called, 44)}"]
+    return "<br>".join(map(text, [*names, f"{wording.count(count)} of {wording.count(total)} ({share})"]))
 
 
 def _key() -> KeyEntry:
@@ -158,11 +168,6 @@ def _listing(confusion: Confusion, label: str, worst: Sequence[tuple[int, int, i
         for count, i, j in worst[:LISTED]
     ]
     return table_html(f"Most frequent mistakes, {label}", ["true", "called", "rows", "share of the class"], rows)
-
-
-def _cropped(confusion: Confusion, kept: Sequence[int]) -> Confusion:
-    counts = tuple(tuple(confusion.counts[i][j] for j in kept) for i in kept)
-    return Confusion(tuple(confusion.classes[i] for i in kept), counts)
 
 
 def _most_mistaken(confusion: Confusion) -> list[int]:

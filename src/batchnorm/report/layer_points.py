@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from batchnorm.report.charts import KeyEntry, Trace, evenly, points
+from batchnorm.report.chart_json import drawable
+from batchnorm.report.legend import KeyEntry
 from batchnorm.report.theme import DEPTH, STYLES, Style
+from batchnorm.report.traces import Trace, evenly, points
 from batchnorm.training.record import LayerStatistics
 
 DRAWN = 2400  # neurons per chart, all layers together
 
 
 def most_telling(ranks: Sequence[float], most: int) -> list[int]:
-    """At most `most` positions, evenly spaced in the order of `ranks`, both extremes among them; not finite: left out.
+    """At most `most` positions, evenly spaced in the order of `ranks`, both extremes among them; the lost left out.
 
     >>> most_telling([0.3, 9.0, float("nan"), 0.1], 2)
     [1, 3]
     """
-    order = sorted((i for i, rank in enumerate(ranks) if math.isfinite(rank)), key=lambda i: ranks[i])
+    order = sorted((i for i, rank in enumerate(ranks) if drawable(rank)), key=lambda i: ranks[i])
     return sorted(order[i] for i in evenly(len(order), max(2, most)))
 
 

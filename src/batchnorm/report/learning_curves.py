@@ -7,24 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from batchnorm.report import wording
-from batchnorm.report.charts import (
-    LARGEST,
-    Axis,
-    Figure,
-    KeyEntry,
-    Panel,
-    Trace,
-    axis,
-    from_zero,
-    grid_html,
-    key_html,
-    level,
-    line,
-    span,
-)
+from batchnorm.report.axes import Axis, axis, from_zero, log_span, span
+from batchnorm.report.chart_json import drawable
+from batchnorm.report.charts import Figure, Panel, grid_html
+from batchnorm.report.legend import KeyEntry, key_html
 from batchnorm.report.page import Section
 from batchnorm.report.tables import paragraph_html
 from batchnorm.report.theme import INK, Style, run_styles
+from batchnorm.report.traces import Trace, level, line
 from batchnorm.report.verdict import broke_down_at
 from batchnorm.training.record import Curve, Record, Run
 
@@ -32,6 +22,7 @@ LOG_FROM = 30.0  # a loss that spans more than this factor is drawn on a logarit
 LOWEST_R2 = -0.5  # far below 0 an R2 says only "useless", and drawing it would flatten everything above
 
 Clock = Literal["steps", "seconds"]
+HOVER: dict[Clock, str] = {"steps": "step %{x}", "seconds": "%{x} s"}
 CLOCKS: tuple[Clock, ...] = ("steps", "seconds")
 
 
@@ -62,7 +53,15 @@ def _loss(record: Record, clock: Clock) -> Figure:
     return Figure(
         f"Loss over {clock}",
         reading[clock],
-        (Panel(f"loss-{clock}", tuple(traces), _time_axis(clock, record.runs), _loss_axis(losses), unified=True),),
+        (
+            Panel(
+                f"loss-{clock}",
+                tuple(traces),
+                _time_axis(clock, record.runs),
+                _loss_axis(losses),
+                hover=HOVER[clock],
+            ),
+        ),
     )
 
 
@@ -92,8 +91,8 @@ def _metric(record: Record, clock: Clock) -> Figure:
                 tuple(traces),
                 _time_axis(clock, record.runs),
                 _metric_axis(values, record),
-                unified=True,
-                shapes=() if record.goal is None else (level(record.goal),),
+                hover=HOVER[clock],
+                shapes=tuple(map(level, _goals(record))),
             ),
         ),
     )
@@ -117,6 +116,11 @@ def _validated(record: Record) -> bool:
     return any(run.curve.valid_metric for run in record.runs)
 
 
+def _goals(record: Record) -> list[float]:
+    """The goal as a line to draw, where there is one."""
+    return [record.goal] if record.goal is not None and drawable(record.goal) else []
+
+
 def _times(curve: Curve, clock: Clock) -> Sequence[float]:
     return curve.steps if clock == "steps" else curve.seconds
 
@@ -127,19 +131,17 @@ def _time_axis(clock: Clock, runs: Sequence[Run]) -> Axis:
 
 
 def _loss_axis(losses: Sequence[float]) -> Axis:
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    positive = [loss for loss in finite if loss > 0]
-    if positive and min(finite) >= 0 and max(positive) / min(positive) > LOG_FROM:
-        exponents = span([math.log10(loss) for loss in positive if loss <= LARGEST]) or (0.0, 1.0)
-        return axis("loss per row", bounds=(10 ** exponents[0], 10 ** min(exponents[1], 305.0)), log=True)
+    drawn = list(filter(drawable, losses))
+    positive = [loss for loss in drawn if loss > 0]
+    if positive and min(drawn) >= 0 and max(positive) / min(positive) > LOG_FROM:
+        return axis("loss per row", bounds=log_span(positive), log=True)
     return axis("loss per row", rangemode="tozero")
 
 
 def _metric_axis(values: Sequence[float], record: Record) -> Axis:
-    goals = [] if record.goal is None else [record.goal]
-    shown = [*values, *goals]
+    shown = [*values, *_goals(record)]
     if record.task == "regression" and any(value > LOWEST_R2 for value in shown):
-        shown = [max(value, LOWEST_R2) for value in shown if math.isfinite(value)]
+        shown = [max(value, LOWEST_R2) for value in shown if drawable(value)]
     low, high = span(shown) or (0.0, 1.0)
     high = min(high, 1.0 + 0.03 * (1.0 - min(low, 0.97)))  # a little air, but no room for what cannot be
     if record.task == "classification":
@@ -155,8 +157,7 @@ def _key(record: Record) -> list[KeyEntry]:
     if not _validated(record):
         return entries
     entries += [KeyEntry("loss on the validation rows", INK, dash="dot"), KeyEntry("weights kept", INK, symbol="star")]
-    if record.goal is not None:
-        entries.append(KeyEntry(f"goal {wording.goal(record.goal, record.task)}", dash="dot"))
+    entries += [KeyEntry(f"goal {wording.goal(goal, record.task)}", dash="dot") for goal in _goals(record)]
     return entries
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from batchnorm.report import wording
-from batchnorm.report.charts import Axis, Figure, Panel, Trace, axis, grid_html, level, line, numbers, points, span
+from batchnorm.report.axes import Axis, axis, span
+from batchnorm.report.chart_json import drawable, numbers
+from batchnorm.report.charts import Figure, Panel, grid_html
 from batchnorm.report.layer_points import most_telling, neuron_name, per_layer
 from batchnorm.report.page import Section
 from batchnorm.report.theme import CLEAR, INK, STYLES
+from batchnorm.report.traces import Trace, level, line, points
 from batchnorm.training.record import LayerStatistics, Record
 
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 spread evenly however many there are
@@ -51,7 +54,10 @@ def _figure(identifier: str, title: str, values: Values, start: float, layers: S
             f"{start:g}, where every {symbol} began."
         )
     vertical = axis(symbol, bounds=span([*shown, start]))
-    panel = Panel(identifier, tuple(traces), _layer_axis(layers), vertical, shapes=(level(start),), height=320)
+    hover = "" if len(layers) <= COLUMNS else "layer %{x}"
+    panel = Panel(
+        identifier, tuple(traces), _layer_axis(layers), vertical, hover=hover, shapes=(level(start),), height=320
+    )
     return Figure(title, reading, (panel,))
 
 
@@ -98,7 +104,7 @@ def _bands(values: Values, layers: Sequence[LayerStatistics]) -> tuple[list[Trac
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...] | None:
     """The five quantiles of the finite values; None where there is none."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = list(filter(drawable, values))
     return tuple(float(q) for q in np.quantile(finite, QUANTILES)) if finite else None
 
 
@@ -118,7 +124,7 @@ def _finding(layers: Sequence[LayerStatistics]) -> str:
 
 def _range(values: Sequence[float]) -> str:
     """Where the values lie now; of few all, of many nine in ten, so that one outlier does not speak for them."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = list(filter(drawable, values))
     if not finite:
         return ""
     many = len(finite) >= 20

@@ -8,34 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from batchnorm.report import wording
-from batchnorm.report.charts import (
-    Figure,
-    KeyEntry,
-    Panel,
-    Trace,
-    axis,
-    evenly,
-    grid_html,
-    key_html,
-    numbers,
-    points,
-    reference,
-    span,
-    text,
-)
+from batchnorm.report.axes import axis, span
+from batchnorm.report.chart_json import drawable, numbers, text
+from batchnorm.report.charts import Figure, Panel, grid_html
+from batchnorm.report.legend import KeyEntry, key_html
 from batchnorm.report.theme import Style, run_styles
+from batchnorm.report.traces import Trace, evenly, points, reference
 from batchnorm.training.record import Record, Run
 
 DRAWN = 1500  # points per run
-BINS = 40
+MOST_BINS = 40
 
-Kept = tuple[Run, Style, list[tuple[float, float]]]  # (true, predicted), finite
+Kept = tuple[Run, Style, list[tuple[float, float]]]  # (true, predicted), drawable
 
 
 def residuals_html(record: Record) -> tuple[str, str]:
     """A finding in words, a scatter on the diagonal and a histogram."""
     kept = [
-        (run, style, _finite(run))
+        (run, style, _drawable_pairs(run))
         for run, style in zip(record.runs, run_styles(record.runs), strict=True)
         if run.residuals is not None and run.residuals.true
     ]
@@ -46,10 +36,10 @@ def residuals_html(record: Record) -> tuple[str, str]:
     return _finding(kept), key_html(key) + grid_html(figures)
 
 
-def _finite(run: Run) -> list[tuple[float, float]]:
+def _drawable_pairs(run: Run) -> list[tuple[float, float]]:
     assert run.residuals is not None
     pairs = zip(run.residuals.true, run.residuals.predicted, strict=False)
-    return [(t, p) for t, p in pairs if math.isfinite(t) and math.isfinite(p)]
+    return [(t, p) for t, p in pairs if drawable(t) and drawable(p)]
 
 
 def _scatter(kept: Sequence[Kept], target: str) -> Figure:
@@ -86,7 +76,7 @@ def _scatter(kept: Sequence[Kept], target: str) -> Figure:
 
 
 def _histogram(kept: Sequence[Kept], target: str) -> Figure:
-    edges = _edges([p - t for _, _, pairs in kept[:1] for t, p in pairs])
+    edges = _edges([p - t for t, p in kept[0][2]])
     traces = [_bins(run, style, pairs, edges, first=i == 0) for i, (run, style, pairs) in enumerate(kept)]
     reading = (
         "How many test rows are off by how much: right of 0 the prediction is too high; "
@@ -98,7 +88,7 @@ def _histogram(kept: Sequence[Kept], target: str) -> Figure:
         tuple(traces),
         axis(f"predicted − true {name}", bounds=(float(edges[0]), float(edges[-1]))),
         axis("test rows", rangemode="tozero"),
-        unified=True,
+        hover="off by %{x}",
         shapes=(reference((0, 0), (0, 1)) | {"yref": "paper"},),
         height=380,
     )
@@ -106,10 +96,11 @@ def _histogram(kept: Sequence[Kept], target: str) -> Figure:
 
 
 def _edges(residuals: Sequence[float]) -> np.ndarray:
-    """(BINS + 1,) bin edges around 0, wide enough for 99 of 100 of the main run's residuals."""
+    """(bins + 1,) edges around 0, wide enough for 99 of 100 of the main run's residuals; few bins for few rows."""
+    bins = min(MOST_BINS, max(8, round(1.5 * math.sqrt(len(residuals)))))
     reach = float(np.quantile(np.abs(residuals), 0.99)) if residuals else 1.0
-    reach = 1.1 * reach if 0 < reach < 1e300 else 1.0
-    return np.linspace(-reach, reach, BINS + 1)
+    reach = 1.1 * reach if reach > 0 else 1.0
+    return np.linspace(-reach, reach, bins + 1)
 
 
 def _bins(run: Run, style: Style, pairs: Sequence[tuple[float, float]], edges: np.ndarray, *, first: bool) -> Trace:
@@ -117,7 +108,7 @@ def _bins(run: Run, style: Style, pairs: Sequence[tuple[float, float]], edges: n
     middles = (edges[:-1] + edges[1:]) / 2
     clipped = np.clip([p - t for t, p in pairs], edges[0], edges[-1])
     counts = np.histogram(clipped, bins=edges)[0]
-    shared = {"name": text(run.label), "x": numbers(middles), "y": [int(c) for c in counts]}
+    shared = {"name": text(wording.shorten(run.label, 44)), "x": numbers(middles), "y": [int(c) for c in counts]}
     if first:
         return shared | {
             "type": "bar",

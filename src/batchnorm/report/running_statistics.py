@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from batchnorm.report import wording
-from batchnorm.report.charts import Figure, Panel, Trace, axis, grid_html, key_html, reference, span
+from batchnorm.report.axes import axis, log_span, span
+from batchnorm.report.chart_json import drawable
+from batchnorm.report.charts import Figure, Panel, grid_html
 from batchnorm.report.layer_points import layer_key, layer_points, most_telling, neuron_name, per_layer
+from batchnorm.report.legend import key_html
 from batchnorm.report.page import Section
 from batchnorm.report.tables import paragraph_html, table_html
+from batchnorm.report.traces import Trace, reference
 from batchnorm.training.record import LayerStatistics, Record, Run
 
 ALIKE = {"classification": 0.005, "regression": 0.005}  # a smaller difference between the two ways is none
@@ -48,9 +52,7 @@ def _means(layers: Sequence[LayerStatistics]) -> Figure:
 
 
 def _variances(layers: Sequence[LayerStatistics]) -> Figure:
-    positive = [v for layer in layers for v in (*layer.running_var, *layer.true_var) if v > 0 and math.isfinite(v)]
-    logarithms = span([math.log10(v) for v in positive]) or (-1.0, 1.0)
-    bounds = (10 ** max(logarithms[0], -300), 10 ** min(logarithms[1], 300))
+    bounds = log_span([v for layer in layers for v in (*layer.running_var, *layer.true_var)]) or (0.1, 10.0)
     traces = [_scatter(i, layer, layer.true_var, layer.running_var, layers) for i, layer in enumerate(layers)]
     constant = sum(v == 0 for layer in layers for v in layer.true_var)
     left_out = f"; {wording.plural(constant, 'neuron')} of variance 0 cannot be drawn" if constant else ""
@@ -93,10 +95,10 @@ def _finding(layers: Sequence[LayerStatistics]) -> str:
         for i, (running, true, variance) in enumerate(
             zip(layer.running_mean, layer.true_mean, layer.true_var, strict=False)
         ):
-            if variance > 0 and math.isfinite(off := abs(running - true) / math.sqrt(variance)):
+            if variance > 0 and drawable(off := abs(running - true) / math.sqrt(variance)):
                 offs.append((off, neuron_name(layer, i)))
         for running, true in zip(layer.running_var, layer.true_var, strict=False):
-            if running > 0 and true > 0 and math.isfinite(running / true):
+            if running > 0 and true > 0 and drawable(running / true):
                 factors.append(max(running / true, true / running))
     if not offs or not factors:
         return "No finite statistics are left to compare: training broke down." if layers else ""

@@ -10,8 +10,8 @@ from batchnorm.report.learning_curves import learning_curves
 from batchnorm.report.page import page, write_page
 from batchnorm.report.parameters import parameters
 from batchnorm.report.predictions import mistakes, singles
+from batchnorm.report.provenance import provenance
 from batchnorm.report.running_statistics import running_statistics
-from batchnorm.report.setup import setup
 from batchnorm.report.summary import summary
 from batchnorm.report.tables import facts_html, paragraph_html
 from batchnorm.report.verdict import verdict
@@ -36,7 +36,7 @@ def render(record: Record) -> str:
         running_statistics(record),
         mistakes(record),
         singles(record),
-        setup(record),
+        provenance(record),
     ]
     return page(
         record.title,

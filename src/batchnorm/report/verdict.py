@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from batchnorm.report import wording
-from batchnorm.training.record import Curve, Record, Run
+from batchnorm.training.record import Curve, Record, Residuals, Run
 
 ALIKE_R2 = 0.005  # closer than this, two R2 read as the same
 
@@ -90,20 +92,30 @@ def _comparison(normalized: Run, plain: Run, record: Record) -> str:
         figures = f"{ours_written} of {rows} are called correctly with it, {theirs_written} without it"
     else:
         figures = f"R2 on {rows} is {ours_written} with it, {theirs_written} without it"
-    if abs(ours - theirs) <= _indistinguishable(ours, theirs, record):
-        closer = f", closer than {rows} can tell apart" if record.task == "classification" else ""
-        return f"In the end batch normalization makes no difference here: {figures}{closer}."
+    if abs(ours - theirs) <= _indistinguishable(normalized, plain, record):
+        return f"In the end batch normalization makes no difference here: {figures}, closer than {rows} can tell apart."
     if ours > theirs:
         return f"Batch normalization pays here: {figures}."
     return f"Batch normalization does not pay here: {figures}."
 
 
-def _indistinguishable(ours: float, theirs: float, record: Record) -> float:
-    """Two standard errors of a difference of two accuracies; a fixed small difference for R2."""
+def _indistinguishable(one: Run, other: Run, record: Record) -> float:
+    """Two standard errors of the difference of the two test metrics: a smaller one may be chance."""
     if record.task == "regression":
-        return ALIKE_R2
-    rows = max(record.rows_test, 1)
-    return 2 * math.sqrt(max(0.0, ours * (1 - ours) + theirs * (1 - theirs)) / rows)
+        return max(ALIKE_R2, 2 * _standard_error_of_r2_difference(one.residuals, other.residuals))
+    spread = sum(max(0.0, run.test_metric * (1 - run.test_metric)) for run in (one, other))
+    return 2 * math.sqrt(spread / record.rows_test)
+
+
+def _standard_error_of_r2_difference(one: Residuals | None, other: Residuals | None) -> float:
+    """Of mean((e1^2 - e2^2)) / var(true), the rows paired; 0 where the rows were not kept or are not finite."""
+    if one is None or other is None or one.true != other.true or len(one.true) < 2:
+        return 0.0
+    true, first, second = (np.asarray(values) for values in (one.true, one.predicted, other.predicted))
+    with np.errstate(over="ignore", invalid="ignore"):
+        differences = (first - true) ** 2 - (second - true) ** 2
+        error = float(differences.std(ddof=1) / math.sqrt(len(true)) / max(true.var(), np.finfo(float).tiny))
+    return error if math.isfinite(error) else 0.0
 
 
 def _way(run: Run, record: Record) -> str:

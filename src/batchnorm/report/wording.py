@@ -30,6 +30,8 @@ def number(value: float, *, digits: int = 3) -> str:
     if math.isinf(value):
         return "infinite" if value > 0 else f"{MINUS}infinite"
     rounded = float(f"{value:.{digits}g}")
+    if math.isinf(rounded):  # 1.798e308 rounded up
+        rounded = value
     if rounded != 0 and not 1e-4 <= abs(rounded) < 1e7:
         mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
         if "." in mantissa:

@@ -11,7 +11,7 @@ from batchnorm.report.tables import table_html
 from batchnorm.training.record import Record
 
 
-def setup(record: Record) -> Section:
+def provenance(record: Record) -> Section:
     """Settings on one side, data, seed and versions on the other."""
     settings = table_html("Settings", ["setting", "value"], [[name, _value(v)] for name, v in record.settings.items()])
     data = {
