@@ -18,6 +18,7 @@ from batchnorm.training.settings import Settings
 from batchnorm.training.step import Step
 
 PROBE_ROWS = 1000  # rows whose pre-activations are traced
+_SAME = 1e-6  # metrics that differ by less are one: rows of next to no weight must not outvote the loss
 _QUANTILES = (0.15, 0.50, 0.85)  # Ioffe and Szegedy 2015, Fig. 1
 
 
@@ -76,7 +77,7 @@ class Run:
         self.network, self.train, self.valid = network, train, valid
         self.objective, self.settings = objective, settings
         self._traced = traced
-        self.gradients = Step(network, objective).gradients
+        self.gradients = Step(network, objective, warm_statistics=settings.warm_statistics).gradients
         self.optimizer = build_optimizer(network, settings)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -128,10 +129,11 @@ class Run:
         point = Evaluation(p.step, -(-p.step // len(self.cuts)), p.seconds, train_loss, valid_loss, valid_metric)
         p.curve.append(point)
         self._trace()
-        self._keep_best(point)
-        if not math.isfinite(train_loss):
+        if not (math.isfinite(train_loss) and self._has_finite_weights()):
             p.ended = "diverged"
-        elif p.step >= self.steps:
+            return point
+        self._keep_best(point)
+        if p.step >= self.steps:
             p.ended = "all steps"
         elif self.settings.patience and self.valid is not None and p.evaluations_since_best >= self.settings.patience:
             p.ended = "no improvement"
@@ -157,14 +159,18 @@ class Run:
         if point.valid_metric is None or point.valid_loss is None:
             p.best_step = p.step
             return
-        better = p.best_metric is None or (
-            math.isfinite(point.valid_loss)
-            and (point.valid_metric, -point.valid_loss) > (p.best_metric, -_finite_or_huge(p.best_loss))
+        better = math.isfinite(point.valid_loss) and (
+            p.best_metric is None
+            or p.best_loss is None
+            or _is_better(point.valid_metric - p.best_metric, p.best_loss - point.valid_loss)
         )
         p.evaluations_since_best = 0 if better else p.evaluations_since_best + 1
         if better:
             p.best_step, p.best_metric, p.best_loss = p.step, point.valid_metric, point.valid_loss
             self.best = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
+
+    def _has_finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(p.detach()).all()) for p in self.network.parameters())
 
     @torch.no_grad()
     def _trace(self) -> None:
@@ -193,8 +199,9 @@ def build_optimizer(network: Network, settings: Settings) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
-def _finite_or_huge(loss: float | None) -> float:
-    return loss if loss is not None and math.isfinite(loss) else math.inf
+def _is_better(gain: float, saving: float) -> bool:
+    """Whether so much more of a metric, or as much of it and so much less of a loss, is an improvement."""
+    return gain >= _SAME or (gain > -_SAME and saving > 0)
 
 
 def _some(z: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class Settings:
         input_norm: normalize the inputs by the training rows' mean and standard deviation.
         divide_by: divide the inputs by a constant instead; only with input_norm=False.
         eps, momentum: the layers'; momentum is the weight of the new batch.
+        warm_statistics: the running statistics begin as the plain average of the first 1 / momentum batches, instead of
+            with mean 0 and variance 1, so that a network can be judged and used from its first steps on.
         weight_scale: standard deviation of the initial weights; None: sqrt(gain / inputs) per layer.
         dropout: share of each hidden layer's outputs dropped in training, in [0, 1).
         weight_decay: L2, on weights only: never on gamma, beta or biases.
@@ -50,6 +52,7 @@ class Settings:
     divide_by: float | None = None
     eps: float = 1e-5
     momentum: float = 0.1
+    warm_statistics: bool = False
     weight_scale: float | None = None
     dropout: float = 0.0
     weight_decay: float = 0.0
@@ -87,7 +90,8 @@ class Settings:
         _require(self.batch_size >= least, "batch_size", f"at least {least}{hint}", self.batch_size)
         for name in ("epochs", "steps", "patience", "evaluate_every"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "a whole number >= 1", value)
+            optional = value is None and name != "epochs"
+            _require(optional or (value is not None and value >= 1), name, "a whole number >= 1", value)
         _require(0 <= self.seed < 2**32, "seed", "a whole number in [0, 2**32)", self.seed)
         if self.input_norm and self.divide_by is not None:
             raise SettingsError(

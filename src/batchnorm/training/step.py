@@ -8,6 +8,7 @@ It gives what autograd gives on the same network, at a fraction of the calls.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,12 +82,16 @@ class Step:
     Args:
         network: on its device; parameters are changed in place from now on, never replaced.
         objective: of the task.
+        warm_statistics: average the running statistics plainly over the first 1 / momentum batches.
     """
 
-    def __init__(self, network: Network, objective: Objective) -> None:
+    def __init__(self, network: Network, objective: Objective, *, warm_statistics: bool = False) -> None:
         self._objective = objective
         self._hidden = [_hidden(layer) for layer in network.layers if isinstance(layer, HiddenLayer)]
         self._head = _linear(network.head)
+        momenta = [layer.norm.running.momentum for layer in self._hidden if layer.norm is not None]
+        # Steps in which it may matter; after these nobody need look (on a GPU wait for) how many batches there were.
+        self._starting = math.ceil(1 / momenta[0]) if warm_statistics and momenta and momenta[0] else 0
 
     def gradients(self, x: Tensor, y: Tensor, *, counts: Tensor | None, weights: Tensor | None) -> Tensor:
         """The loss of one mini-batch, (); sets every parameter's `.grad` and updates the running statistics.
@@ -97,10 +102,12 @@ class Step:
             counts: (N, 1), how often each row counts in the batch statistics; None is once.
             weights: (N,), how much each row weighs in the loss; None is the same.
         """
+        starting = self._starting > 0
+        self._starting -= starting
         with torch.no_grad():
             a, kept = x, []
             for layer in self._hidden:
-                a, of_layer = _forward(layer, a, counts)
+                a, of_layer = _forward(layer, a, counts, starting)
                 kept.append(of_layer)
             loss, ds = self._objective.value_and_gradient(self._head.forward(a), y, weights)
             self._head.backward(ds, a)
@@ -112,14 +119,14 @@ class Step:
             return loss
 
 
-def _forward(layer: _Hidden, x: Tensor, counts: Tensor | None) -> tuple[Tensor, _Kept]:
+def _forward(layer: _Hidden, x: Tensor, counts: Tensor | None, starting: bool) -> tuple[Tensor, _Kept]:
     z, normalized = layer.linear.forward(x), None
     if layer.norm is not None and layer.before:
-        normalized = _normalize(layer.norm, z, counts)
+        normalized = _normalize(layer.norm, z, counts, starting)
         z = normalized.y
     out = a = layer.activation.value(z)
     if layer.norm is not None and not layer.before:
-        normalized = _normalize(layer.norm, a, counts)
+        normalized = _normalize(layer.norm, a, counts, starting)
         out = normalized.y
     drop = None
     if layer.dropout:
@@ -139,9 +146,9 @@ def _backward(layer: _Hidden, kept: _Kept, da: Tensor, counts: Tensor | None) ->
     return _through_norm(layer.norm, kept, dz, counts) if layer.before else dz
 
 
-def _normalize(norm: _Norm, z: Tensor, counts: Tensor | None) -> Normalized:
+def _normalize(norm: _Norm, z: Tensor, counts: Tensor | None, starting: bool) -> Normalized:
     normalized = lean.forward(z, norm.gamma, norm.beta, eps=norm.layer.eps, weights=counts)
-    refused = norm.running.update(normalized.centre)
+    refused = (norm.running.starting() if starting else norm.running).update(normalized.centre)
     if refused is not None:
         norm.layer.warn_of(refused)
     return normalized
