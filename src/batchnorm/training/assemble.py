@@ -6,37 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
 from batchnorm.errors import SettingsError
-from batchnorm.moments import Moments
 from batchnorm.model_file import NetworkSpec
 from batchnorm.nn import InputNorm
+from batchnorm.training.examples import Array, Examples, counted, lay_out, refuse_class_weight, row_losses, target_scale
 from batchnorm.training.loop import own_randomness
 from batchnorm.training.network import Network
 from batchnorm.training.objective import Objective, Task
 from batchnorm.training.run import Rows, Run
 from batchnorm.training.settings import Settings
-
-Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Encoded rows as they come from a table. x: (N, F); y: (N,) class numbers or targets; weights: (N,) or None."""
-
-    x: Array
-    y: Array
-    weights: Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def count(self) -> float:
-        """How many rows they stand for."""
-        return float(len(self) if self.weights is None else self.weights.sum())
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class Assembly:
 
     def rows(self, examples: Examples) -> Rows:
         """`examples` normalized like the training rows, where the network is."""
-        return _rows(examples, self.network, self.run.objective.task, self.target)
+        return lay_out(examples, self.network, self.run.objective.task, self.target)
 
 
 def assemble(
@@ -84,9 +64,10 @@ def assemble(
         SettingsError: fewer training rows than batch normalization needs; a device that is not there.
     """
     train = counted(train)
+    refuse_misfits(train, settings, task=task, outputs=outputs)  # sizes beyond all memory, before they are drawn
     device = find_device(settings.device)
     network = Network(train.x.shape[1], outputs, settings, input_norm=_input_norm(train, settings)).to(device, dtype)
-    return carry_on(network, _target_scale(train, task), train, valid, settings, task=task, traced=traced)
+    return carry_on(network, target_scale(train, task), train, valid, settings, task=task, traced=traced)
 
 
 def carry_on(
@@ -110,13 +91,21 @@ def carry_on(
         SettingsError: fewer training rows than batch normalization needs.
     """
     train = counted(train)
+    outputs = network.head.out_features
+    refuse_misfits(train, settings, task=task, outputs=outputs)
+    rows = lay_out(train, network, task, target)
+    valid_rows = lay_out(valid, network, task, target) if valid is not None and len(valid) else None
+    weights = row_losses(rows, settings, outputs)
+    run = Run(network, rows, valid_rows, Objective(task), settings, loss_weights=weights, traced=traced)
+    return Assembly(run, target)
+
+
+def refuse_misfits(train: Examples, settings: Settings, *, task: Task, outputs: int) -> None:
+    """Raise SettingsError where settings and data, each fine in itself, do not go together."""
     if train.count < 2 and settings.norm == "batch" and settings.hidden:
         raise SettingsError(f"batch normalization expected at least 2 training rows, got n_samples={len(train)}")
-    rows = _rows(train, network, task, target)
-    valid_rows = _rows(valid, network, task, target) if valid is not None and len(valid) else None
-    loss_weights = _loss_weights(rows, settings, task, network.head.out_features)
-    run = Run(network, rows, valid_rows, Objective(task), settings, loss_weights=loss_weights, traced=traced)
-    return Assembly(run, target)
+    refuse_class_weight(settings, task=task, outputs=outputs)
+    _spec(train.x.shape[1], outputs, settings)
 
 
 def find_device(name: str) -> torch.device:
@@ -129,7 +118,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" can hold it, not tell it
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(f"device expected auto, cpu or a device of this machine, got {name!r}") from error
     return device
@@ -137,15 +126,21 @@ def find_device(name: str) -> torch.device:
 
 def network_spec(network: Network, settings: Settings) -> NetworkSpec:
     """What a model file says of this network's shape."""
+    first = network.layers[0].linear if settings.hidden else network.head
+    assert isinstance(first, nn.Linear)
+    return _spec(first.in_features, network.head.out_features, settings)
+
+
+def _spec(inputs: int, outputs: int, settings: Settings) -> NetworkSpec:
     return NetworkSpec(
-        inputs=network.head.in_features if not settings.hidden else network.layers[0].linear.in_features,  # type: ignore[arg-type,union-attr]
+        inputs=inputs,
         hidden=settings.hidden,
-        outputs=network.head.out_features,
+        outputs=outputs,
         activation=settings.activation,
         placement=settings.placement,
         norm=settings.norm,
         eps=settings.eps,
-        input_norm=network.input_norm is not None,
+        input_norm=settings.input_norm or settings.divide_by is not None,
         dropout=settings.dropout,
     )
 
@@ -168,30 +163,6 @@ def network_tensors(network: Network, target: tuple[float, float] | None) -> dic
     return tensors
 
 
-def counted(train: Examples) -> Examples:
-    """Without the rows that count for nothing; weights that are no whole numbers scaled to a mean of 1.
-
-    Whole weights are repetitions and must add up to as many rows; any other scale says only how rows compare.
-
-    Raises:
-        SettingsError: no such weights, or none that counts; no rows at all.
-    """
-    if len(train) == 0:
-        raise SettingsError("training expected at least one row, got none")
-    if train.weights is None:
-        return train
-    weights = np.asarray(train.weights, dtype=np.float64)
-    if weights.shape != (len(train),) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise SettingsError(f"sample_weight expected {len(train)} finite numbers >= 0, got shape {weights.shape}")
-    kept = weights > 0
-    if not kept.any():
-        raise SettingsError("sample_weight expected at least one row that counts, got only zeros")
-    weights = weights[kept]
-    if not (weights == np.round(weights)).all():
-        weights = weights / weights.mean()
-    return Examples(train.x[kept], train.y[kept], None if (weights == 1).all() else weights)
-
-
 def _input_norm(train: Examples, settings: Settings) -> InputNorm | None:
     features = train.x.shape[1]
     if settings.divide_by is not None:
@@ -199,49 +170,6 @@ def _input_norm(train: Examples, settings: Settings) -> InputNorm | None:
     if not settings.input_norm:
         return None
     return InputNorm(features).fit(train.x, sample_weight=train.weights)
-
-
-def _target_scale(train: Examples, task: Task) -> tuple[float, float]:
-    if task == "classification":
-        return 0.0, 1.0
-    weights = None if train.weights is None else torch.from_numpy(np.asarray(train.weights, dtype=np.float64))
-    moments = Moments.of(torch.from_numpy(np.asarray(train.y, dtype=np.float64)), dims=0, weights=weights)
-    std = float(moments.variance().sqrt())
-    return float(moments.mean), std if std > 0 else 1.0
-
-
-def _rows(examples: Examples, network: Network, task: Task, target: tuple[float, float]) -> Rows:
-    weight = network.head.weight
-    x = torch.from_numpy(np.require(examples.x, requirements=["C", "W"]))
-    x = x if x.is_floating_point() else x.double()
-    if network.input_norm is not None:
-        x = network.input_norm(x.to(weight.device).to(torch.float64 if x.dtype == torch.float64 else x.dtype))
-    x = x.to(weight.device, weight.dtype)
-    if task == "classification":
-        y = torch.from_numpy(np.asarray(examples.y, dtype=np.int64))
-    else:
-        mean, std = target
-        y = torch.from_numpy((np.asarray(examples.y, dtype=np.float64) - mean) / std).to(weight.dtype)
-    weights = None
-    if examples.weights is not None:
-        weights = torch.from_numpy(np.asarray(examples.weights, dtype=np.float64)).to(weight.device, weight.dtype)
-    return Rows(x, y.to(weight.device), weights)
-
-
-def _loss_weights(rows: Rows, settings: Settings, task: Task, outputs: int) -> Tensor | None:
-    """Row weights in the loss alone: each class the same in total with class_weight="balanced"."""
-    if settings.class_weight is None:
-        return None
-    if task != "classification":
-        raise SettingsError("class_weight expected a classification target, got a regression target")
-    own = torch.ones_like(rows.y, dtype=rows.x.dtype) if rows.weights is None else rows.weights
-    if isinstance(settings.class_weight, tuple):
-        if len(settings.class_weight) != outputs:
-            raise SettingsError(f"class_weight expected {outputs} numbers, got {len(settings.class_weight)}")
-        return own * torch.tensor(settings.class_weight, dtype=own.dtype, device=own.device)[rows.y]
-    per_class = torch.zeros(outputs, dtype=own.dtype, device=own.device).index_add_(0, rows.y, own)
-    present = int((per_class > 0).sum())
-    return own * (own.sum() / (present * per_class.clamp(min=1e-30)))[rows.y]
 
 
 __all__ = [

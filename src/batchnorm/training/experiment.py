@@ -21,7 +21,17 @@ from batchnorm.errors import SettingsError
 from batchnorm.model_file import ModelFile
 from batchnorm.predictor import Predictor
 from batchnorm.training import checkpoint, loop
-from batchnorm.training.assemble import Assembly, Examples, assemble, model_tensors, network_spec, own_randomness
+from batchnorm.training.assemble import (
+    Assembly,
+    Examples,
+    assemble,
+    counted,
+    find_device,
+    model_tensors,
+    network_spec,
+    own_randomness,
+    refuse_misfits,
+)
 from batchnorm.training.objective import Task
 from batchnorm.training.progress import Observer
 from batchnorm.training.record import Record, SinglePrediction
@@ -50,16 +60,30 @@ class Plan:
     goal: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise SettingsError where there is nothing to compare with."""
+        """Raise SettingsError where settings and data do not go together, before anything is written or trained."""
         if self.compare and self.settings.norm is None:
             raise SettingsError(
                 "--compare expected a network with batch normalization, got --norm none: leave one of them out"
             )
+        if self.goal is not None and not math.isfinite(self.goal):
+            raise SettingsError(f"goal expected a finite number, such as 0.95, got {self.goal}")
+        find_device(self.settings.device)
+        refuse_misfits(counted(self.train), self.settings, task=self.task, outputs=self.outputs)
 
     @property
     def task(self) -> Task:
         """What the target asks for."""
         return "classification" if self.data.schema.target.kind == "class" else "regression"
+
+    @property
+    def outputs(self) -> int:
+        """One per class, or one."""
+        return len(self.data.schema.classes) or 1
+
+    @property
+    def train(self) -> Examples:
+        """The training rows."""
+        return Examples(self.data.x_train, self.data.y_train, self.data.w_train)
 
     @property
     def networks(self) -> tuple[tuple[str, Settings], ...]:
@@ -109,7 +133,7 @@ def perform(
     Raises:
         CheckpointError: a checkpoint is damaged or belongs to another experiment.
         OutputError: a checkpoint could not be written.
-        SettingsError: the settings and the data do not go together.
+        SettingsError: the main network diverged before there was anything to keep.
     """
     trained = []
     for position, (label, settings) in enumerate(plan.networks):
@@ -117,6 +141,8 @@ def perform(
         assembly = _trained(plan, settings, path, observe(label), should_stop, keep_every)
         if assembly is None:
             return None
+        if position == 0:
+            _refuse_diverged(assembly.run)
         trained.append((label, assembly))
     data, schema = plan.data, plan.data.schema
     test = Examples(data.x_test, data.y_test)
@@ -179,12 +205,8 @@ def _trained(
     keep_every: float,
 ) -> Assembly | None:
     """One network, trained on from its checkpoint to its end, its best weights in place; None if stopped."""
-    data = plan.data
-    outputs = len(data.schema.classes) or 1
-    valid = Examples(data.x_valid, data.y_valid, data.w_valid)
-    assembly = assemble(
-        Examples(data.x_train, data.y_train, data.w_train), valid, settings, task=plan.task, outputs=outputs
-    )
+    valid = Examples(plan.data.x_valid, plan.data.y_valid, plan.data.w_valid)
+    assembly = assemble(plan.train, valid, settings, task=plan.task, outputs=plan.outputs)
     identity = plan.identity(settings)
 
     def keep(run: Run) -> None:
@@ -199,6 +221,16 @@ def _trained(
         return None
     assembly.run.take_best()
     return assembly
+
+
+def _refuse_diverged(run: Run) -> None:
+    """Raise where a run has diverged and no evaluation before has kept weights to go back to."""
+    if run.progress.ended == "diverged" and not run.best:
+        raise SettingsError(
+            f"training diverged within {run.progress.step} steps, and no weights before that were kept: "
+            f"expected a smaller learning rate than {run.settings.rate:g}, or more frequent evaluations on validation "
+            "rows"
+        )
 
 
 def _singles(predictor: Predictor, data: Prepared) -> tuple[SinglePrediction, ...]:

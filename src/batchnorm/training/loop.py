@@ -20,7 +20,7 @@ def turn(
     keep: Callable[[Run], None] | None = None,
     keep_every: float = 5.0,
 ) -> bool:
-    """Train `run` until it ends; the caller's random state is left as it was.
+    """Train `run` until it ends. Dropout draws from torch's random state: see `own_randomness`.
 
     Args:
         observer: is told of every step and evaluation.

@@ -65,8 +65,9 @@ class Network(nn.Module):
         super().__init__()
         sizes = (inputs, *settings.hidden)
         self.input_norm = input_norm
-        self.layers = nn.ModuleList(HiddenLayer(i, o, settings) for i, o in pairwise(sizes))
-        self.head = nn.Linear(sizes[-1], outputs)
+        with torch.random.fork_rng(devices=[]):  # nn.Linear draws weights of its own from the caller's generator
+            self.layers = nn.ModuleList(HiddenLayer(i, o, settings) for i, o in pairwise(sizes))
+            self.head = nn.Linear(sizes[-1], outputs)
         initialize(self, settings)
 
     def forward(self, x: Tensor) -> Tensor:

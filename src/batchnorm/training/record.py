@@ -75,6 +75,7 @@ class Run:
     steps_to_goal: int | None  # first evaluation whose valid_metric reached `Record.goal`
     confusion: Confusion | None
     residuals: Residuals | None
+    ended: str = "all steps"  # or "no improvement", or "diverged": then the best epoch before it is what is shown
 
 
 @dataclass(frozen=True)

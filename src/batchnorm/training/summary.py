@@ -61,6 +61,7 @@ def summarize(
         steps_to_goal=reached[0] if reached else None,
         confusion=_confusion(scores, rows, classes) if scores is not None and rows is not None and classes else None,
         residuals=_residuals(assembly, scores, test) if scores is not None and not classes else None,
+        ended=progress.ended or "interrupted",
     )
 
 
