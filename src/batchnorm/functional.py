@@ -234,7 +234,7 @@ def _is_usual(
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """x, or where its memory is neither contiguous nor channels-last a copy in the nearer of the two, as torch has it."""
+    """x, or where its memory is neither contiguous nor channels-last a copy in the nearer of the two, as in torch."""
     rank = x.dim()
     if rank == 2 and x.stride() == (x.shape[1], 1):
         return x
@@ -244,9 +244,19 @@ def _laid_out(x: Tensor) -> Tensor:
         last = torch.channels_last if rank == 4 else torch.channels_last_3d
         if x.is_contiguous(memory_format=last):
             return x
-        if x.stride(1) == 1 and x.shape[1] > 1:
+        if _suggests_channels_last(x):
             return x.contiguous(memory_format=last)
     return x.contiguous()
+
+
+def _suggests_channels_last(x: Tensor) -> bool:
+    """Whether strides grow from channels over positions to rows: torch's rule for what is in neither format."""
+    least = 0
+    for d in (1, *range(x.dim() - 1, 1, -1), 0):
+        if x.stride(d) < least or (d == 0 and least == x.stride(1)):
+            return False
+        least = x.stride(d) * x.shape[d]
+    return x.stride(1) != 0
 
 
 def _empty(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:

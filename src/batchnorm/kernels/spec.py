@@ -155,7 +155,8 @@ def backward(
     deviation = x.to(wide) - per_channel(centre.anchor, rank)
     if centre.shift is not None:
         deviation = deviation - per_channel(centre.shift, rank)
-    g = dy.to(wide)
+    # In the memory format of x, which the gradient of x is to have; dy may come in any.
+    g = dy.to(wide) if dy.stride() == x.stride() else torch.empty_like(x, dtype=wide).copy_(dy)
     if weights is not None:
         deviation, g = torch.where(weights > 0, deviation, 0), torch.where(weights > 0, g, 0)
     if affine.activation is not None:

@@ -132,7 +132,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         if self.activation is not None and sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
             raise ValueError(
                 f"convert_sync_batchnorm would drop activation={self.activation!r} of this {type(self).__name__}: "
-                "before converting, give the layer activation=None and put the activation in a module of its own after it"
+                "before converting, give the layer activation=None and put the activation in a module after it"
             )
         return super().named_children()
 
@@ -145,6 +145,12 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         if before[1] is not None and self.running_var is not None:
             self.running_var = _kept_wide(self.running_var, before[1])
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Load; load_state_dict(assign=True) puts the loaded tensors in place as they are, narrow ones too."""
+        super()._load_from_state_dict(*args)
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean, self.running_var = _kept_wide(self.running_mean), _kept_wide(self.running_var)
 
     def _check_channels(self, input: Tensor, *, by_batch: bool) -> None:
         channels = input.shape[1]
@@ -177,8 +183,8 @@ class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
     updates nothing; an empty or wholly masked batch is not counted.
 
     Raises:
-        ValueError: momentum outside [0, 1], a negative eps, an unknown activation; in training, eps = 0 or one value per
-            channel.
+        ValueError: momentum outside [0, 1], a negative eps, an unknown activation; in training, eps = 0 or one value
+            per channel.
 
     Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
 
@@ -209,7 +215,7 @@ class BatchNorm3d(_Layer, torch.nn.BatchNorm3d):
 
 
 def _kept_wide(statistic: Tensor, before: Tensor | None = None) -> Tensor:
-    """A running statistic as it is, or in float32 where a cast made it narrower: from `before`, which has the digits."""
+    """A running statistic; in float32 where a cast made it narrower: from `before`, which has the digits."""
     if statistic.dtype not in (torch.float16, torch.bfloat16):
         return statistic
     source = statistic if before is None or before.is_meta or statistic.is_meta else before
