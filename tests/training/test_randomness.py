@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -36,11 +38,10 @@ def test_the_same_seed_gives_the_same_bits_in_another_process() -> None:
             digest.update(tensor.numpy().tobytes())
         print(digest.hexdigest())
     """
-    import textwrap
 
     def answer() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, env=os.environ
+            [sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True, env=os.environ
         )
         return done.stdout
 
@@ -68,46 +69,48 @@ def test_building_a_network_draws_nothing_from_the_global_generators() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_whole_experiment_leaves_generators_threads_and_modes_alone(wine: Plan) -> None:
-    random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()
+@pytest.fixture
+def two_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        assert perform(wine) is not None
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_whole_experiment_leaves_generators_threads_and_modes_alone(wine: Plan, two_threads: None) -> None:
+    random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert perform(wine) is not None
+    assert torch.get_num_threads() == 2
     assert torch.equal(random, torch.get_rng_state())
     assert (numpy_random == np.random.get_state()[1]).all()
     assert torch.is_grad_enabled()
 
 
 def test_own_randomness_is_undone_when_the_body_raises() -> None:
+    def draw_and_fail() -> None:
+        with own_randomness(5, torch.device("cpu")):
+            torch.rand(3)
+            raise RuntimeError("out of luck")
+
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="out of luck"), own_randomness(5, torch.device("cpu")):
-        torch.rand(3)
-        raise RuntimeError("out of luck")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        draw_and_fail()
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(("hidden", "inside"), [((5,), 1), ((4000, 4000), 2)])
 def test_threads_suit_the_products_and_are_restored_even_when_the_body_raises(
-    hidden: tuple[int, ...], inside: int
+    hidden: tuple[int, ...], inside: int, two_threads: None
 ) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with torch.device("meta"):
-            network = Network.__new__(Network)
-            torch.nn.Module.__init__(network)
-            sizes = (4, *hidden)
-            network.layers = torch.nn.ModuleList(torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False))
-        with pytest.raises(RuntimeError, match="out of luck"), suited_to(network, 64):
+    def fail_inside() -> None:
+        with suited_to(network, 64):
             assert torch.get_num_threads() == inside
             raise RuntimeError("out of luck")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+
+    network = Network(4, 3, changed(hidden=hidden))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fail_inside()
+    assert torch.get_num_threads() == 2
 
 
 def test_the_twin_sees_the_same_batches_in_the_same_order() -> None:
