@@ -47,8 +47,8 @@ def test_output_is_the_exact_one_rounded_once(shape: tuple[int, ...], training: 
     running = None if training else (np.zeros(3), np.ones(3))
     gamma, beta = (p.detach().double().numpy() for p in layer.parameters())
     exact = solve(Problem(x.double().numpy(), gamma, beta, running=running)).y
-    largest = float(np.abs(exact).max())
-    np.testing.assert_allclose(y.detach().double(), exact.astype(float), rtol=0, atol=4 * torch.finfo(dtype).eps * largest)
+    tolerance = 4 * torch.finfo(dtype).eps * float(np.abs(exact).max())
+    np.testing.assert_allclose(y.detach().double(), exact.astype(float), rtol=0, atol=tolerance)
 
 
 @each_dtype

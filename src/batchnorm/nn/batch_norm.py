@@ -108,7 +108,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             residual=residual,
             weights=weights,
         )
-        self.warn_of(refused, stacklevel=4)
+        self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
         return y
 
     def warn_of(self, refused: Tensor | None, *, stacklevel: int = 2) -> None:
