@@ -13,7 +13,6 @@ from torch import Tensor
 from batchnorm.training import loop
 from batchnorm.training.assemble import Assembly, Examples, assemble, own_randomness
 from batchnorm.training.objective import Task
-from batchnorm.training.progress import Observer
 from batchnorm.training.run import Run
 from batchnorm.training.settings import Settings
 
@@ -55,15 +54,14 @@ def turned(
     assembly: Assembly,
     *,
     after: int | None = None,
-    observer: Observer | None = None,
+    restore: Callable[[Run], None] = lambda run: None,
     keep: Callable[[Run], None] | None = None,
 ) -> Assembly:
-    """`assembly` trained to its end, or stopped once it has done `after` steps."""
+    """`assembly` trained to its end, or stopped and kept once it has done `after` steps."""
     run = assembly.run
     with own_randomness(run.settings.seed, run.train.x.device):
-        loop.turn(
-            run, observer=observer, keep=keep, should_stop=lambda: after is not None and run.progress.step >= after
-        )
+        restore(run)
+        loop.turn(run, keep=keep, should_stop=lambda: after is not None and run.progress.step >= after, keep_every=1e9)
     return assembly
 
 

@@ -45,8 +45,9 @@ def test_an_option_of_the_computation_leaves_the_first_weights_and_changes_the_l
     assert after >= WEIGHTS
 
 
-def test_momentum_changes_the_running_statistics_alone() -> None:
-    assert toggled(momentum=0.5) == (set(), STATISTICS)
+@pytest.mark.parametrize("change", [{"momentum": 0.5}, {"warm_statistics": True}], ids=str)
+def test_an_option_of_the_running_statistics_changes_them_alone(change: dict[str, Any]) -> None:
+    assert toggled(**change) == (set(), STATISTICS)
 
 
 def test_weight_scale_changes_the_first_weights() -> None:

@@ -66,11 +66,13 @@ def test_predictions_are_in_the_units_of_the_targets(scale: float, shift: float)
     )
 
 
-def test_a_constant_target_is_predicted_as_it_is() -> None:
-    rows = Examples(plane().x, np.full(75, 42.0))
+@pytest.mark.parametrize("constant", [42.0, 0.1, 1e12 / 3, -1e-9 / 7])
+def test_a_constant_target_is_predicted_as_it_is(constant: float) -> None:
+    """Its deviation is 0 or, by rounding, next to it: dividing by that would make targets of noise."""
+    rows = Examples(plane().x, np.full(75, constant))
     assembly = trained(changed(epochs=60), task="regression", train=rows)
-    assert assembly.target == (42.0, 1.0)
-    np.testing.assert_allclose(predicted(assembly, rows), 42.0, atol=0.1)
+    assert assembly.target == (pytest.approx(constant, rel=1e-15), 1.0)
+    np.testing.assert_allclose(predicted(assembly, rows), constant, atol=0.1)
 
 
 def test_a_network_learns_what_a_line_cannot() -> None:

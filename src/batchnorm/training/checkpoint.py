@@ -17,10 +17,11 @@ from batchnorm.training.progress import Evaluation
 from batchnorm.training.run import Progress, Run
 
 FORMAT = 1
+_REMEDY = "start again with --overwrite"
 
 
 def pack(run: Run, *, identity: str) -> bytes:
-    """The whole state of `run`: weights, statistics, optimizer, best so far, random state, progress.
+    """The whole state of `run`: weights, statistics, optimizer, best so far, torch's random state, progress.
 
     Args:
         identity: of the data and settings; another run's checkpoint is told by it.
@@ -42,30 +43,22 @@ def pack(run: Run, *, identity: str) -> bytes:
 
 
 def restore(run: Run, path: Path, *, identity: str) -> None:
-    """Put the checkpoint at `path` into a freshly built `run`.
+    """Put the checkpoint at `path` into a freshly built `run`, and its random state into torch's.
 
     Raises:
-        CheckpointError: damaged, of another format, or of other data or settings.
+        CheckpointError: damaged, of another format, or of other data or settings; nothing is changed then.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        text = metadata["checkpoint"]
-        state: dict[str, Any] = json.loads(text)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} expected a checkpoint of this program, got {error}; start without --resume"
-        ) from error
-    if metadata.get("digest") != _digest(tensors, text):
-        raise CheckpointError(f"{path} is damaged: its digest does not match its content; start without --resume")
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} expected checkpoint format {FORMAT}, got {state.get('format')}; start without --resume"
-        )
+    tensors, state = _read(path)
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"{path} expected checkpoint format {FORMAT}, got {state['format']}: {_REMEDY}")
     if state["identity"] != identity:
         raise CheckpointError(
-            f"{path} belongs to a run with other data or settings: repeat those, or start without --resume"
+            f"{path} belongs to a run with other data or settings: expected those it was started with; repeat them, or "
+            f"{_REMEDY}"
+        )
+    if "random.cuda" in tensors and run.train.x.device.type != "cuda":
+        raise CheckpointError(
+            f"{path} expected the GPU that its run was started on, got {run.train.x.device}: go on there, or {_REMEDY}"
         )
     run.network.load_state_dict(_under("network.", tensors))
     run.best = {k: v.to(run.train.x.device) for k, v in _under("best.", tensors).items()}
@@ -81,6 +74,23 @@ def restore(run: Run, path: Path, *, identity: str) -> None:
     curve = [Evaluation(**point) for point in saved.pop("curve")]
     traces = [[(a, b, c) for a, b, c in layers] for layers in saved.pop("traces")]
     run.progress = Progress(**saved, curve=curve, traces=traces)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the rest of a checkpoint, once its digest fits."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} expected a checkpoint, got something else ({error}): {_REMEDY}") from error
+    text = metadata.get("checkpoint")
+    if text is None:
+        raise CheckpointError(f"{path} expected a checkpoint, got tensors of something else: {_REMEDY}")
+    if metadata.get("digest") != _digest(tensors, text):
+        raise CheckpointError(f"{path} is damaged, its digest does not fit its content: {_REMEDY}")
+    state: dict[str, Any] = json.loads(text)
+    return tensors, state
 
 
 def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

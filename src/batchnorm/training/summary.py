@@ -147,6 +147,6 @@ def _confusion(scores: Tensor, rows: Rows, classes: Sequence[str]) -> Confusion:
 def _residuals(assembly: Assembly, scores: Tensor, test: Examples) -> Residuals:
     mean, std = assembly.target
     predicted = scores.squeeze(1).double().cpu().numpy() * std + mean
-    every = slice(None, None, max(1, len(predicted) // _RESIDUALS))
+    every = slice(None, None, max(1, -(-len(predicted) // _RESIDUALS)))
     true = np.asarray(test.y, dtype=np.float64)[every]
     return Residuals(tuple(true.tolist()), tuple(predicted[every].tolist()))
