@@ -103,7 +103,9 @@ class InputNorm(torch.nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize. input: any shape with the features at `axis`; comes back in its dtype, integers in the default."""
         mean, std = self._constants(input)
-        y = (input.to(mean.dtype) - mean) / torch.where(std > 0, std, torch.inf)
+        x = input.to(mean.dtype)
+        nothing = torch.where(torch.isnan(x), x, 0)
+        y = torch.where(std > 0, (x - mean) / torch.where(std > 0, std, 1), nothing)
         return y.to(input.dtype if input.is_floating_point() else torch.get_default_dtype())
 
     def inverse(self, output: Tensor) -> Tensor:
@@ -118,20 +120,23 @@ class InputNorm(torch.nn.Module):
     def _constants(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if select.way(x) == "fused" and self.count.numel() and not bool((self.count > 0).any()):
             raise RuntimeError("InputNorm has no statistics yet: call fit(training_data) or load a state_dict first")
-        shape = self._broadcast_shape(x.shape)
-        return self.mean.reshape(shape), self.std.reshape(shape)
+        axes = self._feature_axes(x.shape)
+        order = sorted(range(len(axes)), key=axes.__getitem__)  # of the features' dimensions in the input
+        shape = [size if d in axes else 1 for d, size in enumerate(x.shape)]
+        return self.mean.permute(order).reshape(shape), self.std.permute(order).reshape(shape)
 
-    def _broadcast_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def _feature_axes(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Where the features are in an input of this shape, counted from its first axis."""
         rank = len(shape)
-        if rank < len(self.shape) or any(not -rank <= a < rank for a in self.axis):
+        axes = tuple(a % rank for a in self.axis) if all(-rank <= a < rank for a in self.axis) else ()
+        if len(set(axes)) != len(self.shape):
             raise ValueError(f"InputNorm expected features {self.shape} at axis {self.axis}, got input {tuple(shape)}")
-        axes = [a % rank for a in self.axis]
         found = tuple(shape[a] for a in axes)
         if found != self.shape:
             raise ValueError(
                 f"InputNorm expected features {self.shape} at axis {self.axis}, got {found} in input {tuple(shape)}"
             )
-        return tuple(shape[d] if d in axes else 1 for d in range(rank))
+        return axes
 
     def _accumulate(self, moments: Moments, data: Any, sample_weight: Any) -> Self:
         seen = False
@@ -149,20 +154,17 @@ class InputNorm(torch.nn.Module):
         return self
 
     def _moments(self, x: Tensor, weights: Tensor | None) -> Moments:
-        broadcast = self._broadcast_shape(x.shape)
-        rank = x.dim()
-        dims = [d for d in range(rank) if d not in {a % rank for a in self.axis}]
+        axes = self._feature_axes(x.shape)
+        dims = [d for d in range(x.dim()) if d not in axes]
         if not dims:
             raise ValueError(
                 f"InputNorm.fit expected at least one axis besides the features {self.shape}, got {tuple(x.shape)}"
             )
         if weights is not None:
-            weights = weights.view((-1,) + (1,) * (rank - 1))
-        order = sorted(range(len(self.shape)), key=lambda i: self.axis[i] % rank)
-        del broadcast
+            weights = weights.view((-1,) + (1,) * (x.dim() - 1))
         found = Moments.of(x, dims=dims, weights=weights, ignore_nan=x.is_floating_point())
         # What is left after the sums stands in the input's order of axes; the features' own order may be another.
-        back = [order.index(i) for i in range(len(self.shape))]
+        back = [sorted(axes).index(a) for a in axes]
         count = found.count.expand(found.mean.shape)
         return Moments(count.permute(back).cpu(), found.mean.permute(back).cpu(), found.m2.permute(back).cpu())
 
