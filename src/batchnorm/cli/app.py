@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from batchnorm import __version__
 from batchnorm.cli.demo import demo
 from batchnorm.cli.inspect import inspect
 from batchnorm.cli.predict import predict
+from batchnorm.cli.progress import note
 from batchnorm.cli.train import train
 from batchnorm.errors import BatchnormError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+
+class _Commands(TyperGroup):
+    """All commands; what they raise on purpose ends in one message and an exit code, here and nowhere else."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command: 2 for anything the user can mend, 130 after Ctrl-C; warnings become notes."""
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: note(str(message))
+            try:
+                return super().invoke(ctx)
+            except BatchnormError as error:
+                typer.echo(f"batchnorm: {error}", err=True)
+                raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                typer.echo("batchnorm: interrupted", err=True)
+                raise typer.Exit(INTERRUPTED) from error
+            except BrokenPipeError as error:
+                # Whoever read our output has gone; nothing is left to say, not even at shutdown.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from error
+
+
 app = typer.Typer(
     name="batchnorm",
+    cls=_Commands,
     help="Train a batch-normalized network on a table, see what normalization bought, predict one row at a time.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,16 +73,5 @@ def common(
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 2 for anything the user can mend, 130 after Ctrl-C."""
-    try:
-        app(prog_name="batchnorm", standalone_mode=True)
-    except BatchnormError as error:
-        typer.echo(f"batchnorm: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("batchnorm: interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to say, not even at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    """Run the command line."""
+    app(prog_name="batchnorm")

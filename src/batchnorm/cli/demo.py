@@ -58,7 +58,7 @@ def demo(
     console.print(_what_it_shows(*(record.runs for _, _, record in shown)), markup=False)
     first = shown[0]
     for line in single_lines(first[2]):
-        console.print(line, markup=False)
+        typer.echo(line)
     typer.echo(f"model   {first[1].model}")
     for _, folder, _ in shown:
         typer.echo(f"report  {folder.report}")

@@ -45,9 +45,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def is_used(self) -> bool:
-        """Whether a run has left anything here."""
-        return any(p.exists() for p in (self.model, self.record, self.options))
+    def is_begun(self) -> bool:
+        """Whether a run was begun here, finished or not."""
+        return self._is_there(self.options)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run was finished here."""
+        return self._is_there(self.record)
 
     def begin(self, options: dict[str, Any], *, overwrite: bool) -> None:
         """Make the folder ready for a new run.
@@ -56,8 +61,8 @@ class RunFolder:
             SettingsError: another run is here, and it is not to be overwritten.
             OutputError: the folder cannot be made.
         """
-        if self.is_used and not overwrite:
-            state = "a finished run" if self.record.exists() else "an unfinished run"
+        if not overwrite and any(self._is_there(path) for path in (self.model, self.record, self.options)):
+            state = "a finished run" if self.is_finished else "an unfinished run"
             raise SettingsError(
                 f"{self.path} holds {state}: go on with --resume, replace it with --overwrite, or name another --out"
             )
@@ -70,7 +75,7 @@ class RunFolder:
                 shutil.rmtree(self.checkpoints)
             self.checkpoints.mkdir()
         except OSError as error:
-            raise OutputError(f"--out {self.path} cannot be used: {error.strerror or error}") from error
+            raise self._unusable(error) from error
         atomic_write(self.options, json.dumps(options, indent=1).encode())
 
     def read_options(self) -> dict[str, Any]:
@@ -89,13 +94,28 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.options} expected an object, got {type(found).__name__}: start again with --overwrite"
             )
-        self.checkpoints.mkdir(exist_ok=True)
         return found
+
+    def go_on(self) -> None:
+        """Make the folder ready for the run that was begun here; raises OutputError where it cannot be."""
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def finish(self, record: dict[str, Any]) -> None:
         """Mark the run finished and drop what only an unfinished one needs."""
         atomic_write(self.record, json.dumps(record).encode())
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            return path.exists()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> OutputError:
+        return OutputError(f"--out {self.path} cannot be used: {error.strerror or error}: choose another folder")
 
 
 def fresh(data_name: str) -> Path:

@@ -16,7 +16,7 @@ _MOST_COLUMNS = 40  # shown; --json has them all
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A model file that `batchnorm train` wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `batchnorm train` wrote.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, every value, as JSON.")] = False,
 ) -> None:
     """Show layers, shapes, gamma, beta, running mean and variance, the schema, and how the network was trained."""

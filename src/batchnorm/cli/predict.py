@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file that `batchnorm train` wrote.")],
-    data: Annotated[str, typer.Argument(help="A file as for `train`; or - for JSON lines or CSV from standard input.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `batchnorm train` wrote.")],
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A file as for `train`; or - for JSON lines or CSV from standard input."),
+    ],
     header: Annotated[
         bool | None,
         typer.Option("--header/--no-header", help="Whether the first line names the columns; as in training."),

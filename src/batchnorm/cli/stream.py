@@ -35,9 +35,16 @@ def answer_lines(
     Args:
         separator: of CSV; by default whichever of , ; tab | the first line has.
         na: texts that mean missing in CSV.
+
+    Raises:
+        SettingsError: the separator is longer than one character.
     """
     from batchnorm.cli.predict import answer
 
+    if separator is not None:
+        from batchnorm.data.formats.text import separator_of
+
+        separator = separator_of(separator)
     parse: Callable[[str], Record] | None = None
     failed = number = 0
     noted = False
@@ -86,7 +93,11 @@ def _parser(
     missing = set(na)
 
     def cells(line: str) -> list[str | None]:
-        return [None if cell in missing else cell for cell in next(csv.reader([line], delimiter=mark))]
+        try:
+            row = next(csv.reader([line], delimiter=mark))
+        except csv.Error as error:
+            raise DataError(f"expected cells separated by {mark!r}, got a line that cannot be cut: {error}") from None
+        return [None if cell in missing else cell for cell in row]
 
     if not has_names:
         return cells, True

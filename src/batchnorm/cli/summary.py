@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from batchnorm.cli.folder import RunFolder
@@ -19,12 +20,11 @@ def show(record: Record, folder: RunFolder, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome(record, folder)))
         return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table([(record.title, record)]))
+    Console(highlight=False, emoji=False).print(table([(record.title, record)]))
     for line in single_lines(record):
-        console.print(line, markup=False)
-    console.print(f"model   {folder.model}", markup=False)
-    console.print(f"report  {folder.report}", markup=False)
+        print(line)
+    print(f"model   {folder.model}")
+    print(f"report  {folder.report}")
 
 
 def say_finished(folder: RunFolder, *, as_json: bool) -> None:
@@ -41,7 +41,7 @@ def say_finished(folder: RunFolder, *, as_json: bool) -> None:
 def table(titled: list[tuple[str, Record]]) -> Table:
     """One row per network: test metric, steps to the goal, seconds; titled: (title, record) of each experiment."""
     first = titled[0][1]
-    shown = Table(title="" if len(titled) > 1 else first.title, title_justify="left")
+    shown = Table(title=Text("" if len(titled) > 1 else first.title), title_justify="left")
     shown.add_column("network")
     shown.add_column(f"test {first.metric_name}", justify="right")
     if first.goal is not None:
@@ -52,7 +52,7 @@ def table(titled: list[tuple[str, Record]]) -> Table:
     for title, record in titled:
         for run in record.runs:
             label = run.label if len(titled) == 1 else f"{title}, {run.label}"
-            cells = [label, _metric(run.test_metric, record)]
+            cells: list[str] = [label, _metric(run.test_metric, record)]
             if first.goal is not None:
                 cells.append(_steps_to_goal(run))
             shown.add_row(*cells, str(run.steps), f"{run.seconds:.2f}")
@@ -70,6 +70,12 @@ def single_lines(record: Record) -> list[str]:
     return lines
 
 
+def what_diverged(run: Run) -> str:
+    """What became of a run that diverged, and what to do."""
+    kept = f"the best evaluation before, at step {run.best_step}, is kept" if run.best_step else "nothing is kept of it"
+    return f"training diverged by step {run.steps}; {kept}; a smaller --learning-rate may do better"
+
+
 def outcome(record: Record, folder: RunFolder) -> dict[str, Any]:
     """The same as JSON values, without the curves: those are in record.json."""
     runs = [
@@ -80,6 +86,7 @@ def outcome(record: Record, folder: RunFolder) -> dict[str, Any]:
             "test_loss": json_number(run.test_loss),
             "steps": run.steps,
             "best_step": run.best_step,
+            "ended": run.ended,
             "steps_to_goal": run.steps_to_goal,
             "seconds": run.seconds,
         }

@@ -16,7 +16,7 @@ import typer
 from batchnorm.cli.folder import RunFolder, fresh
 from batchnorm.cli.plan import plan_of
 from batchnorm.cli.progress import Bars, note
-from batchnorm.cli.summary import say_finished, show, strict
+from batchnorm.cli.summary import say_finished, show, strict, what_diverged
 from batchnorm.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ _run = partial(_option, "Run")
 def train(
     context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="CSV, TSV, Parquet, .npy, .npz or IDX file; or digits, wine, breast_cancer, diabetes.")
+        str,
+        typer.Argument(
+            metavar="[DATA]",
+            help="CSV, TSV, Parquet, .npy, .npz or IDX file; or digits, wine, breast_cancer, diabetes.",
+        ),
     ] = "digits",
     target: Annotated[str | None, _data("Column to predict: name, number or 'last'.")] = None,
     task: Annotated[str, _data("auto, classification or regression.")] = "auto",
@@ -98,17 +102,24 @@ def train(
     Writes `model.safetensors` and `report.html` into the run's folder. Ctrl-C keeps what is done; `--resume` goes on
     as if nothing had happened.
     """
+    if resume and (out is None or overwrite):
+        wrong = "--overwrite beside it" if overwrite else "no --out"
+        raise SettingsError(f"--resume expected the folder of the run to go on with, --out runs/NAME; got {wrong}")
+    if not checkpoint_every >= 0:
+        raise SettingsError(f"--checkpoint-every expected seconds >= 0, got {checkpoint_every}")
     folder = RunFolder(out if out is not None else fresh(data))
-    options = {k: v for k, v in context.params.items() if k not in _ABOUT_THE_RUN}
+    options = _plain({k: v for k, v in context.params.items() if k not in _ABOUT_THE_RUN})
     given = {k for k in options if _is_given(context, k)}
-    if resume and (folder.options.exists() or "data" not in given):
+    if resume and (folder.is_begun or "data" not in given):
         started = _as_started(options, given, folder)
-        if folder.record.exists():
+        if folder.is_finished:
             say_finished(folder, as_json=as_json)
             return
         plan = plan_of(started)
+        folder.go_on()
     else:
-        options |= {k: str(Path(options[k]).resolve()) for k in _FILES if options[k] and Path(options[k]).exists()}
+        if resume:
+            note(f"{folder.path} holds no run to go on with: this one begins")
         plan = plan_of(options)  # what is wrong with data or settings is said before a folder is made
         folder.begin(options, overwrite=overwrite)
     for line in plan.data.notes:
@@ -146,7 +157,27 @@ def carry_out(plan: Plan, folder: RunFolder, *, keep_every: float, quiet: bool) 
         write_model_file(folder.model, finished.model_file)
         report.write(finished.record, folder.report)
         folder.finish(strict(finished.record.to_dict()))
+        for run in finished.record.runs:
+            if run.ended == "diverged":
+                note(f"{run.label}: {what_diverged(run)}")
     return finished
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as options.json gives them back; files by their whole paths, for a --resume from another folder."""
+    plain: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    return plain | {k: _whole_path(plain[k]) for k in _FILES if plain[k] is not None}
+
+
+def _whole_path(name: str) -> str:
+    from batchnorm.data import BUILTIN
+
+    if name in BUILTIN:
+        return name
+    try:
+        return str(Path(name).resolve(strict=True))
+    except (OSError, RuntimeError):  # there is no such file: what reads it says so
+        return name
 
 
 def _as_started(options: dict[str, Any], given: set[str], folder: RunFolder) -> dict[str, Any]:
@@ -155,12 +186,11 @@ def _as_started(options: dict[str, Any], given: set[str], folder: RunFolder) -> 
     if set(started) != set(options):
         raise CheckpointError(f"{folder.options} expected the options of this version: start again with --overwrite")
     for name in sorted(given):
-        now = str(Path(options[name]).resolve()) if name in _FILES and Path(options[name]).exists() else options[name]
-        if now != started[name]:
-            option = f"--{name.replace('_', '-')}"
+        if options[name] != started[name]:
+            option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
             raise SettingsError(
-                f"{option} expected what the run in {folder.path} was started with, {started[name]}; got {now}: "
-                "leave it out to resume, or start another run"
+                f"{option} expected what the run in {folder.path} was started with, {started[name]}; got "
+                f"{options[name]}: leave it out to resume, or start another run"
             )
     return started
 

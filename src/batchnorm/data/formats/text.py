@@ -121,6 +121,18 @@ def _refuse_header_as_data(cells: pl.DataFrame, *, name: str) -> None:
 def _separator(wanted: str | None, path: Path) -> str | None:
     if wanted is None:
         return "\t" if {".tsv", ".tab"}.intersection(suffix.lower() for suffix in path.suffixes) else None
+    return separator_of(wanted)
+
+
+def separator_of(wanted: str) -> str:
+    """The character that a user calls `wanted`: itself, or tab, comma, semicolon, pipe, space.
+
+    Raises:
+        SettingsError: it is longer than one character, or one that cannot separate.
+
+    >>> separator_of("tab")
+    '\\t'
+    """
     found = _NAMED_SEPARATORS.get(wanted, wanted)
     if len(found) != 1 or found in "\"'\r\n" or not found.isascii():
         raise SettingsError(
