@@ -1,4 +1,4 @@
-"""Steps per second of training a small and a wide network: this package, plain torch, scikit-learn; one run, interleaved.
+"""Training steps per second, a small and a wide network: this package, plain torch, scikit-learn, interleaved.
 
     python benchmarks/train.py [--repeats 15]
 
@@ -18,13 +18,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from machine import append_row, line
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from batchnorm.training.assemble import Assembly, Examples, assemble
 from batchnorm.training.settings import Settings
 from batchnorm.training.threads import suited_to
+from machine import append_row, line
 
 CLASSES, FEATURES, RATE = 10, 784, 0.1
 CASES = {"3x100, batch 60": ((100, 100, 100), 60, 200), "3x512, batch 256": ((512, 512, 512), 256, 25)}
@@ -54,7 +54,8 @@ def main() -> None:
         for rival, value in rate.items():
             print(f"  {rival:18s} {value:8.0f}   ours is {rate['batchnorm'] / value:5.2f}x")
         row = {f"{rival} steps/s": round(value, 1) for rival, value in rate.items()}
-        append_row("train", {"case": name, **row, "ratio to plain torch": round(rate["batchnorm"] / rate["plain torch"], 3)})
+        ratio = round(rate["batchnorm"] / rate["plain torch"], 3)
+        append_row("train", {"case": name, **row, "ratio to plain torch": ratio})
 
 
 def _measure(rivals: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
@@ -71,7 +72,13 @@ def _measure(rivals: dict[str, Callable[[], None]], repeats: int) -> dict[str, l
 
 def _assembled(x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], batch: int) -> Assembly:
     settings = Settings(
-        hidden=hidden, batch_size=batch, optimizer="gd", learning_rate=RATE, input_norm=False, steps=10**9, patience=None
+        hidden=hidden,
+        batch_size=batch,
+        optimizer="gd",
+        learning_rate=RATE,
+        input_norm=False,
+        steps=10**9,
+        patience=None,
     )
     return assemble(Examples(x, y), None, settings, task="classification", outputs=CLASSES)
 
@@ -94,9 +101,7 @@ def _plain(hidden: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(sizes[-1], CLASSES))
 
 
-def _plain_steps(
-    network: nn.Sequential, x: np.ndarray, y: np.ndarray, batch: int, steps: int
-) -> Callable[[], None]:
+def _plain_steps(network: nn.Sequential, x: np.ndarray, y: np.ndarray, batch: int, steps: int) -> Callable[[], None]:
     rows, labels = torch.from_numpy(x), torch.from_numpy(y)
     optimizer, loss_of = torch.optim.SGD(network.parameters(), lr=RATE), nn.CrossEntropyLoss()
 
@@ -112,9 +117,7 @@ def _plain_steps(
     return run
 
 
-def _sklearn_steps(
-    x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], batch: int, steps: int
-) -> Callable[[], None]:
+def _sklearn_steps(x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], batch: int, steps: int) -> Callable[[], None]:
     rows = batch * steps  # partial_fit passes once over what it is given
     model = MLPClassifier(hidden, solver="sgd", momentum=0.0, learning_rate_init=RATE, batch_size=batch, alpha=0.0)
     repeated = np.resize(np.arange(len(x)), rows)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from batchnorm.data.schema import Schema
 from numpy.typing import NDArray
 
 from batchnorm.data.column import Column, Target
+from batchnorm.data.schema import Schema
 from batchnorm.model_file import ModelFile
 from batchnorm.model_file.header import make_metadata
 from batchnorm.model_file.spec import NetworkSpec, expected_tensors

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from tests.model_cases import TRAINED, classes, model, number_schema
 
 import batchnorm
-from batchnorm.predictor.activations import activate
 from batchnorm.data.column import Column, Target
 from batchnorm.data.schema import Schema
 from batchnorm.errors import DataError, ModelFileError, SettingsError
 from batchnorm.model_file import ModelFile
 from batchnorm.model_file.spec import ACTIVATIONS
 from batchnorm.predictor import Predictor
+from batchnorm.predictor.activations import activate
 
 ORACLES: dict[str, torch.nn.Module] = {
     "relu": torch.nn.ReLU(),

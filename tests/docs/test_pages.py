@@ -1,4 +1,4 @@
-"""Every python block in README and docs runs, each page in a namespace of its own; every link inside leads somewhere."""
+"""Every python block in README and docs runs, each page in its own namespace; every link inside leads somewhere."""
 
 from __future__ import annotations
 

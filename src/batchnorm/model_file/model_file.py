@@ -21,7 +21,14 @@ from safetensors import SafetensorError
 from batchnorm.atomic import atomic_write
 from batchnorm.data.schema import Schema
 from batchnorm.errors import DataError, ModelFileError, SettingsError
-from batchnorm.model_file.header import FORMAT_VERSION, MAX_HEADER, NewerFormatError, checksum, make_metadata, read_header
+from batchnorm.model_file.header import (
+    FORMAT_VERSION,
+    MAX_HEADER,
+    NewerFormatError,
+    checksum,
+    make_metadata,
+    read_header,
+)
 from batchnorm.model_file.spec import NetworkSpec, check_tensors
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "NetworkSpec", "read_model_file", "save", "write_model_file"]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchnorm.predictor.activations import Array, activate
 from batchnorm.errors import ModelFileError
 from batchnorm.model_file import ModelFile
+from batchnorm.predictor.activations import Array, activate
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchnorm.predictor.activations import Array
 from batchnorm.errors import DataError, SettingsError
-from batchnorm.predictor.folded import fold
 from batchnorm.model_file import ModelFile, read_model_file
+from batchnorm.predictor.activations import Array
+from batchnorm.predictor.folded import fold
 
 _BLOCK = 4096  # rows in flight: bounds the memory, changes no result
 
