@@ -65,7 +65,7 @@ class BatchNormClassifier(ClassifierMixin, BatchNormEstimator):  # type: ignore[
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = BatchNormClassifier((16,), random_state=0).fit(X, y)
+    >>> model = BatchNormClassifier((16,), early_stopping=True, max_iter=1000, random_state=0).fit(X, y)
     >>> bool(model.score(X, y) > 0.95)
     True
     """

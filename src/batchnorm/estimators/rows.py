@@ -17,8 +17,8 @@ def canonical(examples: Examples) -> Examples:
     form it cannot, not even in the last bit.
 
     >>> rows = canonical(Examples(np.array([[2.0], [1.0], [2.0]]), np.array([0, 1, 0])))
-    >>> rows.x.tolist(), rows.weights.tolist()
-    ([[1.0], [2.0]], [1.0, 2.0])
+    >>> sorted(zip(rows.x[:, 0].tolist(), rows.weights.tolist()))
+    [(1.0, 1.0), (2.0, 2.0)]
     """
     # Adding 0 turns -0.0 into 0.0: they are equal, but their bytes are not.
     keys = np.column_stack([examples.x.astype(np.float64), examples.y.astype(np.float64)]) + 0.0
@@ -29,7 +29,7 @@ def canonical(examples: Examples) -> Examples:
         assert examples.weights is not None
         return Examples(examples.x[order], examples.y[order], examples.weights[order])
     _, first, which = np.unique(as_bytes, return_index=True, return_inverse=True)
-    weights = np.bincount(which.reshape(-1), examples.weights)
+    weights = np.bincount(which.reshape(-1), examples.weights).astype(np.float64)
     return Examples(examples.x[first] + 0, examples.y[first], None if (weights == 1).all() else weights)
 
 
