@@ -49,7 +49,7 @@ def wine_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def house_model(houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A price by columns of every kind."""
     out = tmp_path_factory.mktemp("houses") / "run"
-    arguments = ("train", houses, "--target", "price", "--hidden", "12", "--epochs", "30", "--out", out)
+    arguments = ("train", houses, "--target", "price", "--hidden", "12", "--epochs", "80", "--out", out)
     assert batchnorm(*arguments, "--device", "cpu").code == 0
     return out / "model.safetensors"
 

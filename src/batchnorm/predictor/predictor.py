@@ -68,8 +68,7 @@ class Predictor:
                 block = rows[start : start + _BLOCK].astype(np.float64)
             self._refuse_not_finite(block, start)
             scores[start : start + len(block)] = self._folded.scores(block)
-        for row in np.flatnonzero(~np.isfinite(scores).all(axis=1)):
-            raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
+        _refuse_too_large(np.isfinite(scores).all(axis=1))
         return scores
 
     def predict_proba(self, x: ArrayLike) -> Array:
@@ -111,7 +110,10 @@ class Predictor:
             labels: NDArray[Any] = self._classes[scores.argmax(axis=1)]
             return labels
         tensors = self.model_file.tensors
-        return scores[:, 0] * float(tensors["target.std"]) + float(tensors["target.mean"])
+        with np.errstate(over="ignore"):
+            numbers = scores[:, 0] * float(tensors["target.std"]) + float(tensors["target.mean"])
+        _refuse_too_large(np.isfinite(numbers))
+        return numbers
 
     def _matrix(self, x: ArrayLike) -> NDArray[Any]:
         expected = f"expected a matrix of numbers of shape (N, {self.network.inputs})"
@@ -141,6 +143,11 @@ class Predictor:
 def load(path: str | os.PathLike[str]) -> Predictor:
     """Read a model file and make it ready to predict; errors as `model_file.read_model_file`."""
     return Predictor(read_model_file(path))
+
+
+def _refuse_too_large(is_finite: NDArray[np.bool_]) -> None:
+    for row in np.flatnonzero(~is_finite):
+        raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
 
 
 def _softmax(scores: Array) -> Array:

@@ -1,0 +1,174 @@
+"""What `train` prints and leaves behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.cli.program import assert_same_tensors, batchnorm, process, strict_json
+
+QUICK = ("--hidden", "8,6", "--epochs", "4", "--device", "cpu")
+DIVERGING = pytest.mark.filterwarnings("default::batchnorm.errors.StatisticsWarning")
+ESCAPE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # terminals' control characters; line ends and tabs are text
+
+
+def test_train_leaves_model_report_record_and_options_and_nothing_else(tmp_path: Path) -> None:
+    answer = batchnorm("train", "wine", *QUICK, "--compare", "--out", "runs/first")
+    assert answer.code == 0
+    assert answer.err == ""
+    folder = tmp_path / "runs" / "first"
+    assert {p.name for p in folder.iterdir()} == {"model.safetensors", "report.html", "record.json", "options.json"}
+    for name in ("record.json", "options.json"):
+        strict_json((folder / name).read_text())
+    for said in ("cultivar from wine", "with batch normalization", "without normalization", "test row 3 alone"):
+        assert said in answer.out
+    assert answer.out.endswith("model   runs/first/model.safetensors\nreport  runs/first/report.html\n")
+
+
+def test_train_without_a_name_takes_the_next_free_one_of_the_data(houses: Path, tmp_path: Path) -> None:
+    for expected in ("houses", "houses-2", "houses-3"):
+        answer = batchnorm("train", houses, "--target", "price", *QUICK)
+        assert answer.code == 0
+        assert (tmp_path / "runs" / expected / "model.safetensors").exists()
+
+
+def test_train_alone_is_digits(tmp_path: Path) -> None:
+    answer = batchnorm("train", "--steps", "3", "--hidden", "none", "--json")
+    assert answer.code == 0
+    assert answer.json["data"] == "digits"
+    assert (tmp_path / "runs" / "digits" / "report.html").exists()
+
+
+@pytest.mark.parametrize("arguments", [("wine", "--compare"), ("diabetes", "--norm", "none")], ids=" ".join)
+def test_json_is_one_strict_value_with_the_numbers_of_the_record(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    answer = batchnorm("train", *arguments, *QUICK, "--out", "run", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    said, record = answer.json, strict_json((tmp_path / "run" / "record.json").read_text())
+    assert said["task"] == record["task"]
+    assert [run["label"] for run in said["runs"]] == [run["label"] for run in record["runs"]]
+    for mine, theirs in zip(said["runs"], record["runs"], strict=True):
+        assert mine[f"test_{record['metric_name']}"] == theirs["test_metric"]
+        assert mine["ended"] == theirs["ended"] == "all steps"
+    assert len(said["singles"]) == 3
+    assert all(Path(said[name]).exists() for name in ("model", "report", "record"))
+
+
+@DIVERGING
+def test_a_twin_that_diverges_is_a_note_and_null_in_json() -> None:
+    arguments = ("train", "wine", "--hidden", "8,6", "--epochs", "8", "--batch-size", "32", "--optimizer", "gd")
+    answer = batchnorm(*arguments, "--learning-rate", "1000", "--compare", "--out", "run", "--json")
+    assert answer.code == 0
+    main, twin = answer.json["runs"]
+    assert (main["ended"], twin["ended"], twin["test_loss"]) == ("all steps", "diverged", None)
+    assert answer.err.endswith(
+        f"note: without normalization: training diverged by step {twin['steps']}; nothing is kept of it; a smaller "
+        "--learning-rate may do better\n"
+    )
+
+
+@DIVERGING
+def test_a_main_run_that_diverges_keeps_its_best_and_says_so() -> None:
+    arguments = ("train", "diabetes", "--hidden", "8,6", "--epochs", "8", "--batch-size", "32", "--optimizer", "gd")
+    answer = batchnorm(*arguments, "--activation", "tanh", "--learning-rate", "3", "--out", "run", "--json")
+    assert answer.code == 0
+    assert re.search(r"diverged by step \d+; the best evaluation before, at step \d+, is kept; a smaller", answer.err)
+
+
+def test_nothing_but_text_is_written_where_nobody_watches() -> None:
+    answer = process("train", "wine", *QUICK, "--compare", "--out", "run")
+    assert (answer.code, answer.err) == (0, "")
+    assert not ESCAPE.search(answer.out)
+
+
+@pytest.mark.parametrize("name", ["[red]", "[/b]", ":smile:", "\\[x]"])
+def test_names_are_shown_as_they_are_and_never_as_markup(name: str, tmp_path: Path) -> None:
+    """A target called [/b] ended a finished training in rich's MarkupError, with a traceback and no summary."""
+    lines = [f"a,{name}", *(f"{i},{name}{i % 2}" for i in range(40))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    answer = batchnorm("train", "t.csv", "--target", name, "--hidden", "3", "--epochs", "1", "--out", "run")
+    assert answer.code == 0
+    assert f"{name} from t.csv" in answer.out
+    assert f"alone: {name} {name}" in answer.out
+    assert batchnorm("inspect", "run/model.safetensors").code == 0
+
+
+def test_a_folder_called_like_a_built_in_set_is_not_taken_for_it(tmp_path: Path) -> None:
+    """`train wine --out wine` made the folder that the next `train wine` then tried to read."""
+    for seed in ("0", "1"):
+        answer = batchnorm("train", "wine", *QUICK, "--seed", seed, "--out", "wine", "--overwrite")
+        assert answer.code == 0
+    assert batchnorm("train", "wine", "--resume", "--out", "wine").code == 0
+
+
+def test_the_same_command_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
+    for out, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert batchnorm("train", "wine", *QUICK, "--dropout", "0.2", "--seed", seed, "--out", out).code == 0
+    assert_same_tensors(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same_tensors(tmp_path / "a", tmp_path / "c")
+
+
+def test_options_reach_the_network(tmp_path: Path) -> None:
+    answer = batchnorm(
+        *("train", "wine", "--hidden", "7", "--activation", "gelu", "--placement", "after", "--eps", "0.01"),
+        *("--momentum", "0.3", "--weight-scale", "0.2", "--dropout", "0.1", "--optimizer", "momentum"),
+        *("--learning-rate", "0.01", "--batch-size", "20", "--steps", "9", "--evaluate-every", "3", "--patience", "0"),
+        *("--weight-decay", "0.1", "--class-weight", "balanced", "--seed", "3", "--device", "cpu", "--no-input-norm"),
+        *("--divide-by", "10", "--test-fraction", "0.3", "--validation-fraction", "0.2", "--out", "run"),
+    )
+    assert answer.code == 0
+    settings = strict_json((tmp_path / "run" / "record.json").read_text())["settings"]
+    expected = {
+        "hidden": [7],
+        "activation": "gelu",
+        "placement": "after",
+        "norm": "batch",
+        "input_norm": False,
+        "divide_by": 10.0,
+        "eps": 0.01,
+        "momentum": 0.3,
+        "weight_scale": 0.2,
+        "dropout": 0.1,
+        "weight_decay": 0.1,
+        "optimizer": "momentum",
+        "learning_rate": 0.01,
+        "batch_size": 20,
+        "epochs": 100,
+        "steps": 9,
+        "patience": None,
+        "evaluate_every": 3,
+        "class_weight": "balanced",
+        "seed": 3,
+        "device": "cpu",
+    }
+    assert {name: settings[name] for name in expected} == expected
+    described = batchnorm("inspect", "run/model.safetensors", "--json").json
+    assert described["trained"]["rows"] == {"train": 100, "validation": 25, "test": 53}
+    assert described["network"] == {
+        "inputs": 13,
+        "hidden": [7],
+        "outputs": 3,
+        "activation": "gelu",
+        "placement": "after",
+        "norm": "batch",
+        "eps": 0.01,
+        "input_norm": True,
+        "dropout": 0.1,
+    }
+
+
+@pytest.mark.parametrize("hidden", ["none", "0", "", "NONE"])
+def test_no_hidden_layer_has_several_names(hidden: str) -> None:
+    answer = batchnorm("train", "wine", "--hidden", hidden, "--epochs", "1", "--out", "run")
+    assert answer.code == 0
+    assert batchnorm("inspect", "run/model.safetensors", "--json").json["network"]["hidden"] == []
+
+
+def test_a_column_of_weights_counts_rows_and_is_no_feature(tmp_path: Path) -> None:
+    lines = ["a,b,n,y", *(f"{i * 7 % 11},{i * 5 % 13},{i % 3},{'pq'[i % 2]}" for i in range(60))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    answer = batchnorm("train", "t.csv", "--target", "y", "--weight", "n", *QUICK, "--out", "run")
+    assert answer.code == 0
+    columns = batchnorm("inspect", "run/model.safetensors", "--json").json["schema"]["columns"]
+    assert [column["name"] for column in columns] == ["a", "b"]
