@@ -119,6 +119,17 @@ def test_a_diverged_run_stays_diverged(tmp_path: Path) -> None:
     assert not again.run.best
 
 
+def test_a_restored_run_lets_go_of_the_file(tmp_path: Path) -> None:
+    """Its tensors were the file's own pages: a disk could not be unmounted, a replaced file not be freed."""
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs Linux to see what a process has mapped")
+    file = File(tmp_path)
+    turned(ready(changed()), after=4, keep=file.keep)
+    again = turned(ready(changed()), after=6, restore=file.restore)
+    assert again.run.best
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_packing_changes_nothing() -> None:
     part = turned(ready(changed(dropout=0.3)), after=4)
     before, random = state(part), torch.get_rng_state()

@@ -145,7 +145,7 @@ def load(path: str | os.PathLike[str]) -> Predictor:
     return Predictor(read_model_file(path))
 
 
-def _refuse_too_large(is_finite: NDArray[np.bool_]) -> None:
+def _refuse_too_large(is_finite: NDArray[np.bool_] | np.bool_) -> None:
     for row in np.flatnonzero(~is_finite):
         raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
 

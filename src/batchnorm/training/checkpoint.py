@@ -81,7 +81,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+            # Copied: as they come they are the file's own pages, which must be free to be replaced.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} expected a checkpoint, got something else ({error}): {_REMEDY}") from error
     text = metadata.get("checkpoint")
