@@ -13,7 +13,7 @@ from tests.cli.program import batchnorm, started
 
 # Dropout, moments of an optimizer, a twin, evaluations in the middle of epochs: all that there is to keep.
 TRAINING = (
-    *("train", "digits", "--hidden", "48,32", "--steps", "240", "--evaluate-every", "7", "--dropout", "0.2"),
+    *("train", "digits", "--hidden", "48,32", "--steps", "400", "--evaluate-every", "7", "--dropout", "0.2"),
     *("--batch-size", "50", "--weight-decay", "0.001", "--class-weight", "balanced", "--compare", "--device", "cpu"),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batchnorm.data import Prepared, prepare
-from batchnorm.training.experiment import Plan
+from batchnorm.training.plan import Plan
 from batchnorm.training.settings import Settings
 
 QUICK = Settings(hidden=(8, 6), epochs=4, batch_size=32, dropout=0.2, device="cpu")

@@ -14,8 +14,9 @@ from tests.training.small import assembled, changed, clouds, plane, state, train
 
 from batchnorm.data import Prepared
 from batchnorm.errors import SettingsError
-from batchnorm.training.experiment import Plan, perform
+from batchnorm.training.experiment import perform
 from batchnorm.training.objective import Task
+from batchnorm.training.plan import Plan
 from batchnorm.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::batchnorm.errors.StatisticsWarning")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from batchnorm.data import Prepared, prepare
-from batchnorm.errors import CheckpointError, OutputError, SettingsError
+from batchnorm.errors import CheckpointError, DataError, OutputError, SettingsError
 from batchnorm.predictor import Predictor
-from batchnorm.training.experiment import Finished, Plan, perform
+from batchnorm.training.experiment import Finished, perform
+from batchnorm.training.plan import Plan
 from batchnorm.training.progress import Evaluation, Observer
 from batchnorm.training.record import Record
 from batchnorm.training.settings import Settings
@@ -72,6 +73,31 @@ def test_a_plan_compares_with_something_and_has_a_goal_that_is_a_number(wine: Pl
         replace(wine, goal=float("nan"))
     with pytest.raises(SettingsError, match="class_weight expected a classification target"):
         replace(diabetes, settings=replace(diabetes.settings, class_weight="balanced"))
+
+
+def test_numbers_whose_squares_overflow_are_refused_at_once(wine: Plan, diabetes: Plan) -> None:
+    """A lone 1e200 among the training rows ended in a traceback after the run's folder was made."""
+    huge = wine.data.x_train.copy()
+    huge[3, 1] = -1e200
+    with pytest.raises(DataError, match=r"column 'malic_acid' expected numbers up to 1e\+150, .*, got 1e\+200"):
+        replace(wine, data=replace(wine.data, x_train=huge))
+    with pytest.raises(DataError, match="column 'progression' expected numbers up to"):
+        replace(diabetes, data=replace(diabetes.data, y_train=diabetes.data.y_train * 1e200))
+
+
+@pytest.mark.parametrize("value", [1e308, 1e40])
+def test_a_test_row_far_beyond_the_training_rows_spoils_nothing_else(wine: Plan, value: float) -> None:
+    """It ended a finished training in an error, with nothing written."""
+    data = wine.data
+    x, cells = data.x_test.copy(), np.asarray(data.test_table.cells).copy()
+    x[0, 10] = cells[0, 10] = value  # hue, whose deviation is 0.2
+    finished = done(replace(wine, data=replace(data, x_test=x, test_table=replace(data.test_table, cells=cells))))
+    clean = done(wine)
+    assert [s.predicted for s in finished.record.singles][1:] == [s.predicted for s in clean.record.singles][1:]
+    if value == 1e308:
+        assert finished.record.singles[0].predicted == "too large to compute with"
+    difference = finished.record.runs[0].test_metric - clean.record.runs[0].test_metric
+    assert abs(difference) <= 1 / len(data.x_test) + 1e-9
 
 
 @pytest.mark.parametrize("calls", [1, 3, 15, 16, 17, 30])

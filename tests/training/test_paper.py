@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from batchnorm.data import prepare
-from batchnorm.training.experiment import Plan, perform
+from batchnorm.training.experiment import perform
+from batchnorm.training.plan import Plan
 from batchnorm.training.settings import Settings
 
 SEEDS = range(5)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from tests.training.small import QUICK, assembled, changed, clouds, differing, state, trained, turned
 
-from batchnorm.training.experiment import Plan, perform
+from batchnorm.training.experiment import perform
 from batchnorm.training.loop import own_randomness
 from batchnorm.training.network import Network
+from batchnorm.training.plan import Plan
 from batchnorm.training.threads import suited_to
 
 DROPPING = changed(dropout=0.3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from batchnorm.errors import SettingsError
 
 if TYPE_CHECKING:
-    from batchnorm.training.experiment import Plan
+    from batchnorm.training.plan import Plan
     from batchnorm.training.settings import Settings
 
 
@@ -21,7 +21,7 @@ def plan_of(options: dict[str, Any]) -> Plan:
         SettingsError, DataError: what is wrong with the settings or the data.
     """
     from batchnorm.data import prepare
-    from batchnorm.training.experiment import Plan
+    from batchnorm.training.plan import Plan
 
     settings = settings_of(options)  # before the data, which may take a while to read
     data = prepare(

@@ -20,7 +20,8 @@ from batchnorm.cli.summary import say_finished, show, strict, what_diverged
 from batchnorm.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
-    from batchnorm.training.experiment import Finished, Plan
+    from batchnorm.training.experiment import Finished
+    from batchnorm.training.plan import Plan
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _ABOUT_THE_RUN = ("out", "resume", "overwrite", "checkpoint_every", "as_json", "quiet")  # not what is computed

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 from batchnorm import __version__
 from batchnorm.atomic import atomic_write
 from batchnorm.data import Prepared
-from batchnorm.errors import SettingsError
+from batchnorm.errors import DataError, SettingsError
 from batchnorm.model_file import ModelFile
 from batchnorm.predictor import Predictor
 from batchnorm.training import checkpoint, loop
@@ -25,14 +23,11 @@ from batchnorm.training.assemble import (
     Assembly,
     Examples,
     assemble,
-    counted,
-    find_device,
     model_tensors,
     network_spec,
     own_randomness,
-    refuse_misfits,
 )
-from batchnorm.training.objective import Task
+from batchnorm.training.plan import Plan
 from batchnorm.training.progress import Observer
 from batchnorm.training.record import Record, SinglePrediction
 from batchnorm.training.run import Run
@@ -41,66 +36,6 @@ from batchnorm.training.summary import summarize
 from batchnorm.training.threads import suited_to
 
 _SINGLES = 3  # test rows predicted one at a time, to be shown
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be trained, and on what.
-
-    Attributes:
-        data: encoded training, validation and test rows.
-        settings: of the main network.
-        compare: also train the same network without normalization.
-        goal: the validation metric whose first reaching is counted in steps; None: not counted.
-    """
-
-    data: Prepared
-    settings: Settings
-    compare: bool = False
-    goal: float | None = None
-
-    def __post_init__(self) -> None:
-        """Raise SettingsError where settings and data do not go together, before anything is written or trained."""
-        if self.compare and self.settings.norm is None:
-            raise SettingsError(
-                "--compare expected a network with batch normalization, got --norm none: leave one of them out"
-            )
-        if self.goal is not None and not math.isfinite(self.goal):
-            raise SettingsError(f"goal expected a finite number, such as 0.95, got {self.goal}")
-        find_device(self.settings.device)
-        refuse_misfits(counted(self.train), self.settings, task=self.task, outputs=self.outputs)
-
-    @property
-    def task(self) -> Task:
-        """What the target asks for."""
-        return "classification" if self.data.schema.target.kind == "class" else "regression"
-
-    @property
-    def outputs(self) -> int:
-        """One per class, or one."""
-        return len(self.data.schema.classes) or 1
-
-    @property
-    def train(self) -> Examples:
-        """The training rows."""
-        return Examples(self.data.x_train, self.data.y_train, self.data.w_train)
-
-    @property
-    def networks(self) -> tuple[tuple[str, Settings], ...]:
-        """(label, settings) of each network to train."""
-        label = "without normalization" if self.settings.norm is None else "with batch normalization"
-        twin = (("without normalization", replace(self.settings, norm=None)),) if self.compare else ()
-        return ((label, self.settings), *twin)
-
-    def identity(self, settings: Settings) -> str:
-        """A digest of data and settings: two runs that share it compute the same."""
-        digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
-        rows = (self.data.x_train, self.data.y_train, self.data.x_valid, self.data.y_valid)
-        weights = (w for w in (self.data.w_train, self.data.w_valid) if w is not None)
-        for array in (*rows, *weights):
-            digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -236,9 +171,13 @@ def _refuse_diverged(run: Run) -> None:
 def _singles(predictor: Predictor, data: Prepared) -> tuple[SinglePrediction, ...]:
     shown = []
     for row in range(min(_SINGLES, len(data.x_test))):
-        found = predictor.predict_records([data.test_table.record(row)])
-        probability = None if found.probabilities is None else float(found.probabilities.max())
         target = data.schema.decode([int(data.y_test[row])])[0] if data.schema.classes else float(data.y_test[row])
+        try:
+            found = predictor.predict_records([data.test_table.record(row)])
+        except DataError:  # a test row far beyond the training rows must not cost the user the training
+            shown.append(SinglePrediction(row, _text(target), "too large to compute with", None))
+            continue
+        probability = None if found.probabilities is None else float(found.probabilities.max())
         shown.append(SinglePrediction(row, _text(target), _text(found.values[0]), probability))
     return tuple(shown)
 
