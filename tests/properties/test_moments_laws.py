@@ -14,7 +14,8 @@ from batchnorm import Moments
 
 Values = NDArray[np.float64]
 
-numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
+# Squares of smaller numbers would be too small for all their digits.
+numbers = st.floats(-1e6, 1e6).map(lambda value: value if abs(value) > 1e-100 else 0.0)
 batches = st.integers(1, 8).flatmap(lambda rows: arrays.arrays(np.float64, (rows, 2), elements=numbers))
 ordinary = settings(max_examples=40, deadline=None)
 
@@ -83,7 +84,6 @@ def test_shifting_all_values_shifts_the_mean_alone(x: Values, shift: float) -> N
 @given(batches, st.integers(-60, 60))
 def test_scaling_by_a_power_of_two_is_exact(x: Values, exponent: int) -> None:
     scale = 2.0**exponent
-    x = np.where(np.abs(x) < 1e-100, 0, x)  # whose squares are too small for all their digits
     plain, scaled = of(x), of(x * scale)
     assert_close(scaled.mean, plain.mean * scale, rtol=0, atol=0)
     assert_close(scaled.m2, plain.m2 * scale * scale, rtol=0, atol=0)

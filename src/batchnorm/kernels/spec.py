@@ -20,7 +20,8 @@ and backwards, with g = dy * activation'(z_tilde + residual):
 
 Everything is computed in float64 (float32 where a device has no float64) and rounded once, at the end. Where x is as
 wide as that, the mean of (1) is kept as a pair, (anchor, shift): one number would lose the digits that std / mean
-leaves. Every function here is built from operations that torch can differentiate, to any order and in any mode.
+leaves; so is the root, (rstd, lost_rstd). Every function here is built from operations that torch can differentiate, to
+any order and in any mode.
 
 Legend: N batch, C channels, S positions, * any spatial shape; "channel" tensors are (C,).
 """
@@ -32,6 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from batchnorm.kernels import lost_digits
 from batchnorm.kernels.activations import ACTIVATIONS
 from batchnorm.moments import Moments, wide_dtype
 
@@ -44,6 +46,7 @@ class Centre(NamedTuple):
     rstd: Tensor  # (C,) wide: 1 / sqrt(sigma2 + eps)
     m2: Tensor | None  # (C,) wide: sum of squared deviations; None at test time
     count: Tensor | float  # type: ignore[assignment]  # M: positions per channel, or the sum of their weights
+    lost_rstd: Tensor | None = None  # (C,) wide: the digits of rstd that one number cannot hold; None for narrower x
 
     def moments(self) -> Moments:
         """The mini-batch's Moments."""
@@ -105,9 +108,16 @@ def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[C
         deviation = deviation - per_channel(shift, rank)
     else:
         deviation = values - per_channel(anchor, rank)
-    m2 = _sum(deviation * deviation, weights, dims)
+    squares = deviation * deviation
+    m2 = _sum(squares, weights, dims)
+    if x.dtype != wide:
+        return Centre(anchor, shift, torch.rsqrt(m2 / _at_least_one(count) + eps), m2, count), deviation
+    # The sum once more, of what half its digits leave: small numbers of both signs, whose sum rounds to little.
+    variance = lost_digits.head((m2 / _at_least_one(count)).detach())
+    rest = _mean(squares.detach() - per_channel(variance, rank), weights, count, dims)
+    m2 = m2 + ((variance + rest) * count - m2).detach()
     rstd = torch.rsqrt(m2 / _at_least_one(count) + eps)
-    return Centre(anchor, shift, rstd, m2, count), deviation
+    return Centre(anchor, shift, rstd, m2, count, lost_digits.of_root(variance, rest, eps, rstd)), deviation
 
 
 def evaluation_centre(
@@ -119,8 +129,10 @@ def evaluation_centre(
     if weights is not None:
         values = torch.where(weights > 0, values, 0)
     anchor = running_mean.detach().to(wide)
-    rstd = torch.rsqrt(running_var.detach().to(wide) + eps)
-    return Centre(anchor, None, rstd, None, 1.0), values - per_channel(anchor, x.dim())
+    variance = running_var.detach().to(wide)
+    rstd = torch.rsqrt(variance + eps)
+    lost = lost_digits.of_root(variance, torch.zeros_like(variance), eps, rstd) if x.dtype == wide else None
+    return Centre(anchor, None, rstd, None, 1.0, lost), values - per_channel(anchor, x.dim())
 
 
 def normalize(
@@ -188,11 +200,14 @@ def backward(
 
 def _pre_activation(deviation: Tensor, centre: Centre, affine: Affine, weights: Tensor | None) -> Tensor:
     rank, wide = deviation.dim(), deviation.dtype
-    scale = centre.rstd if affine.weight is None else centre.rstd * affine.weight.to(wide)
-    if affine.bias is None:
-        z = deviation * per_channel(scale, rank)
-    else:
-        z = torch.addcmul(per_channel(affine.bias.to(wide), rank), deviation, per_channel(scale, rank))
+    weight = None if affine.weight is None else affine.weight.to(wide)
+    scale = per_channel(centre.rstd if weight is None else centre.rstd * weight, rank)
+    start = None if affine.bias is None else per_channel(affine.bias.to(wide), rank)
+    if centre.lost_rstd is not None:
+        lost_scale = per_channel(lost_digits.of_scale(weight, centre.rstd, centre.lost_rstd), rank)
+        finite = torch.nan_to_num(deviation.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+        start = finite * lost_scale if start is None else torch.addcmul(start, finite, lost_scale)
+    z = deviation * scale if start is None else torch.addcmul(start, deviation, scale)
     if affine.residual is None:
         return z
     residual = affine.residual.to(wide)
