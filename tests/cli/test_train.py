@@ -172,3 +172,37 @@ def test_a_column_of_weights_counts_rows_and_is_no_feature(tmp_path: Path) -> No
     assert answer.code == 0
     columns = batchnorm("inspect", "run/model.safetensors", "--json").json["schema"]["columns"]
     assert [column["name"] for column in columns] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "notes"),
+    [
+        (
+            ("--hidden", "none", "--dropout", "0.2", "--norm", "batch"),
+            ["--norm has no effect: there is no hidden layer", "--dropout has no effect: there is no hidden layer"],
+        ),
+        (("--norm", "none", "--eps", "0.1"), ["--eps has no effect: there is no normalization"]),
+        (
+            ("--hidden", "none", "--norm", "none", "--eps", "1"),
+            ["--norm has no effect: there is no hidden layer", "--eps has no effect: there is no hidden layer"],
+        ),
+        (("--steps", "3", "--epochs", "9"), ["--epochs has no effect: there is a number of steps instead (--steps)"]),
+        (
+            ("--validation-fraction", "0", "--patience", "5"),
+            ["--patience has no effect: there is no validation row to go by"],
+        ),
+        (("--hidden", "5", "--dropout", "0.2", "--momentum", "0.2", "--patience", "5"), []),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_an_option_that_is_given_and_has_no_effect_is_noted(options: tuple[str, ...], notes: list[str]) -> None:
+    answer = batchnorm("train", "wine", *options, "--learning-rate", "0.01", "--out", "run")
+    assert answer.code == 0
+    assert [line.removeprefix("note: ") for line in answer.err.splitlines()] == notes
+
+
+@pytest.mark.parametrize(("data", "label"), [("wine", "logistic regression"), ("diabetes", "linear regression")])
+def test_a_network_without_hidden_layers_is_called_what_it_is(data: str, label: str) -> None:
+    answer = batchnorm("train", data, "--hidden", "none", "--epochs", "2", "--out", "run", "--json")
+    (run,) = answer.json["runs"]
+    assert (run["label"], run["norm"]) == (label, None)

@@ -69,6 +69,8 @@ def test_settings_that_do_not_go_with_the_data_are_refused_at_once(
 def test_a_plan_compares_with_something_and_has_a_goal_that_is_a_number(wine: Plan, diabetes: Plan) -> None:
     with pytest.raises(SettingsError, match="--compare expected a network with batch normalization"):
         replace(wine, settings=replace(wine.settings, norm=None))
+    with pytest.raises(SettingsError, match=r"--compare expected .* got --hidden none"):
+        replace(wine, settings=replace(wine.settings, hidden=()))
     with pytest.raises(SettingsError, match="goal expected a finite number"):
         replace(wine, goal=float("nan"))
     with pytest.raises(SettingsError, match="class_weight expected a classification target"):

@@ -47,6 +47,25 @@ def plan_of(options: dict[str, Any]) -> Plan:
     return Plan(data, settings, compare=options["compare"], goal=goal)
 
 
+def unused(given: set[str], plan: Plan) -> list[str]:
+    """A sentence for each option that was given and has no effect."""
+    settings = plan.settings
+    found: list[str] = []
+    reasons = (
+        (not settings.hidden, ("activation", "norm", "placement", "eps", "momentum", "dropout"), "no hidden layer"),
+        (settings.norm is None, ("placement", "eps", "momentum"), "no normalization"),
+        (settings.steps is not None, ("epochs",), "a number of steps instead (--steps)"),
+        (not len(plan.data.x_valid), ("patience", "goal"), "no validation row to go by"),
+        ("test" in given, ("test_fraction",), "a file of test rows (--test)"),
+    )
+    for holds, names, reason in reasons:
+        for name in names if holds else ():
+            option = f"--{name.replace('_', '-')}"
+            if name in given and all(not line.startswith(f"{option} ") for line in found):
+                found.append(f"{option} has no effect: there is {reason}")
+    return found
+
+
 def settings_of(options: dict[str, Any]) -> Settings:
     """The options that are settings, checked."""
     from batchnorm.training.settings import Settings

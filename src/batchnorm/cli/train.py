@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchnorm.cli.folder import RunFolder, fresh
-from batchnorm.cli.plan import plan_of
+from batchnorm.cli.plan import plan_of, unused
 from batchnorm.cli.progress import Bars, note
 from batchnorm.cli.summary import say_finished, show, strict, what_diverged
 from batchnorm.errors import CheckpointError, SettingsError
@@ -123,7 +123,7 @@ def train(
             note(f"{folder.path} holds no run to go on with: this one begins")
         plan = plan_of(options)  # what is wrong with data or settings is said before a folder is made
         folder.begin(options, overwrite=overwrite)
-    for line in plan.data.notes:
+    for line in (*unused(given, plan), *plan.data.notes):
         note(line)
     finished = carry_out(plan, folder, keep_every=checkpoint_every, quiet=quiet or as_json)
     if finished is None:

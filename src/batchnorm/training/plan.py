@@ -42,9 +42,10 @@ class Plan:
             SettingsError: a choice that these data do not allow.
             DataError: numbers that cannot be computed with.
         """
-        if self.compare and self.settings.norm is None:
+        if self.compare and not self.is_normalized:
+            got = "--norm none" if self.settings.hidden else "--hidden none"
             raise SettingsError(
-                "--compare expected a network with batch normalization, got --norm none: leave one of them out"
+                f"--compare expected a network with batch normalization, got {got}: leave one of them out"
             )
         if self.goal is not None and not math.isfinite(self.goal):
             raise SettingsError(f"goal expected a finite number, such as 0.95, got {self.goal}")
@@ -61,6 +62,11 @@ class Plan:
         return "classification" if self.data.schema.target.kind == "class" else "regression"
 
     @property
+    def is_normalized(self) -> bool:
+        """Whether the main network has a layer of batch normalization."""
+        return self.settings.norm is not None and bool(self.settings.hidden)
+
+    @property
     def outputs(self) -> int:
         """One per class, or one."""
         return len(self.data.schema.classes) or 1
@@ -73,7 +79,9 @@ class Plan:
     @property
     def networks(self) -> tuple[tuple[str, Settings], ...]:
         """(label, settings) of each network to train."""
-        label = "without normalization" if self.settings.norm is None else "with batch normalization"
+        label = "with batch normalization" if self.is_normalized else "without normalization"
+        if not self.settings.hidden:
+            label = "logistic regression" if self.task == "classification" else "linear regression"
         twin = (("without normalization", replace(self.settings, norm=None)),) if self.compare else ()
         return ((label, self.settings), *twin)
 

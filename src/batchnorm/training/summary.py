@@ -48,7 +48,7 @@ def summarize(
     scores = _scores(assembly.network, rows) if rows is not None else None
     return RunRecord(
         label=label,
-        norm=run.settings.norm,
+        norm=run.settings.norm if run.settings.hidden else None,
         curve=curve,
         traces=_traces(assembly),
         statistics=layer_statistics(assembly.network, run.train),
