@@ -28,6 +28,7 @@ from batchnorm.model_file import ModelFile
 from batchnorm.model_file.spec import ACTIVATIONS
 from batchnorm.predictor import Predictor
 from batchnorm.predictor.activations import activate
+from batchnorm.predictor.description import describe_schema
 
 ORACLES: dict[str, torch.nn.Module] = {
     "relu": torch.nn.ReLU(),
@@ -351,6 +352,14 @@ def test_describe_names_the_layers_in_the_order_that_a_row_passes_them(placement
     assert found["parameters"] == 5 * 7 + 2 * 7 + 7 * 4 + 2 * 4 + 4 * 3 + 3
     assert found["schema"] == number_schema(5, classes(3)).to_dict()
     assert found["trained"] == TRAINED
+
+
+def test_describe_names_units_where_names_do() -> None:
+    columns = (Column("length (cm)", "number", fill=1.0), Column("age", "number", fill=1.0))
+    schema = Schema(columns, Target("price [EUR]", "number"))
+    values = describe_schema(schema)
+    assert [column.get("unit") for column in values["columns"]] == ["cm", None]
+    assert values["target"]["unit"] == "EUR"
 
 
 def test_describe_holds_the_statistics_of_each_norm() -> None:

@@ -52,18 +52,23 @@ def _layers(description: dict[str, Any]) -> Table:
 
 
 def _columns(schema: dict[str, Any]) -> Table:
+    from batchnorm.data.column import unit_of
+
     target = schema["target"]
-    asked = f"classes {', '.join(str(c) for c in target['classes'])}" if target["kind"] == "class" else "a number"
+    unit = unit_of(target["name"])
+    number = "a number" if unit is None else f"a number in {unit}"
+    asked = f"classes {', '.join(str(c) for c in target['classes'])}" if target["kind"] == "class" else number
     shown = Table(title=Text(f"predicts {target['name']}: {asked}"), title_justify="left")
-    for name in ("column", "kind", "where missing", "categories"):
+    for name in ("column", "kind", "unit", "where missing", "categories"):
         shown.add_column(name)
     columns = schema["columns"]
     for column in columns[:_MOST_COLUMNS]:
         fill = column.get("fill")
         categories = ", ".join(column.get("categories", ()))
-        shown.add_row(Text(column["name"]), column["kind"], "" if fill is None else f"{fill:.4g}", Text(categories))
+        kind, unit, missing = column["kind"], unit_of(column["name"]) or "", "" if fill is None else f"{fill:.4g}"
+        shown.add_row(Text(column["name"]), kind, Text(unit), missing, Text(categories))
     if len(columns) > _MOST_COLUMNS:
-        shown.add_row(f"... and {len(columns) - _MOST_COLUMNS} more", "", "", "")
+        shown.add_row(f"... and {len(columns) - _MOST_COLUMNS} more", "", "", "", "")
     return shown
 
 

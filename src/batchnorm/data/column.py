@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Label: TypeAlias = str | int | float | bool
 """One class of a target."""
+
+_UNIT = re.compile(r"\S\s*(?:\(([^()\[\]]{1,24})\)|\[([^()\[\]]{1,24})\])$")
+
+
+def unit_of(name: str) -> str | None:
+    """The unit that a column's name ends in, in brackets; None where it names none.
+
+    >>> unit_of("petal length (cm)"), unit_of("price [EUR]"), unit_of("age")
+    ('cm', 'EUR', None)
+    """
+    found = _UNIT.search(name.strip())
+    return None if found is None else (found[1] or found[2]).strip() or None
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,11 @@ class Column:
         return (*names, f"{self.name} is missing") if self.indicator else tuple(names)
 
     @property
+    def unit(self) -> str | None:
+        """What its numbers are counted in, as its name says."""
+        return unit_of(self.name)
+
+    @property
     def width(self) -> int:
         """How many features it becomes."""
         values = len(self.categories) + self.other if self.kind == "category" else 1
@@ -61,3 +79,8 @@ class Target:
     name: str
     kind: Literal["class", "number"]
     classes: tuple[Label, ...] = ()
+
+    @property
+    def unit(self) -> str | None:
+        """What its numbers, and so the predictions, are counted in, as its name says."""
+        return unit_of(self.name) if self.kind == "number" else None

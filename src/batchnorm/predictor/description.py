@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchnorm.data.schema import Schema
 from batchnorm.model_file import FORMAT_VERSION, ModelFile
 
 _GREEK = {"weight": "gamma", "bias": "beta"}
@@ -47,9 +48,19 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
         "network": network.to_dict(),
         "parameters": sum(learnt),
         "layers": layers,
-        "schema": model_file.schema.to_dict(),
+        "schema": describe_schema(model_file.schema),
         "trained": dict(model_file.trained),
     }
+
+
+def describe_schema(schema: Schema) -> dict[str, Any]:
+    """The schema as it is stored, and the unit of each column that names one."""
+    values = schema.to_dict()
+    described = zip((*schema.columns, schema.target), (*values["columns"], values["target"]), strict=True)
+    for column, found in described:
+        if column.unit is not None:
+            found["unit"] = column.unit
+    return values
 
 
 def _layer(model_file: ModelFile, name: str, kind: str, parts: tuple[str, ...]) -> dict[str, Any]:
