@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def test_a_folder_called_like_a_built_in_set_is_not_taken_for_it(tmp_path: Path)
         answer = batchnorm("train", "wine", *QUICK, "--seed", seed, "--out", "wine", "--overwrite")
         assert answer.code == 0
     assert batchnorm("train", "wine", "--resume", "--out", "wine").code == 0
+
+
+def test_a_link_to_a_file_of_any_name_is_read_by_its_own(houses: Path, tmp_path: Path) -> None:
+    """Stores that keep contents under their digests link to them; the link was followed and its ending lost."""
+    (tmp_path / "3f9a").write_bytes(houses.read_bytes())
+    (tmp_path / "h.csv").symlink_to("3f9a")
+    answer = batchnorm("train", "h.csv", "--target", "price", *QUICK, "--out", "run")
+    assert answer.code == 0
 
 
 def test_the_same_command_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
@@ -206,3 +215,17 @@ def test_a_network_without_hidden_layers_is_called_what_it_is(data: str, label: 
     answer = batchnorm("train", data, "--hidden", "none", "--epochs", "2", "--out", "run", "--json")
     (run,) = answer.json["runs"]
     assert (run["label"], run["norm"]) == (label, None)
+
+
+def test_names_that_the_terminal_cannot_show_end_nothing(tmp_path: Path) -> None:
+    """A class called Köln ended a finished training in UnicodeEncodeError where the output was to be ASCII."""
+    lines = ["a,y", *(f"{i},{('Köln', '京都')[i % 2]}" for i in range(40))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    arguments = ("train", "t.csv", "--target", "y", "--hidden", "3", "--epochs", "1", "--out", "run")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    answer = process(*arguments, env=environment)
+    assert (answer.code, answer.err) == (0, "")
+    assert "K\\xf6ln" in answer.out
+    answer = process("predict", "run/model.safetensors", "t.csv", env=environment)
+    assert answer.code == 0
+    assert "K\\xf6ln" in answer.out

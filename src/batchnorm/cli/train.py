@@ -173,12 +173,12 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 def _whole_path(name: str) -> str:
     from batchnorm.data import BUILTIN
 
-    if name in BUILTIN:
-        return name
     try:
-        return str(Path(name).resolve(strict=True))
-    except (OSError, RuntimeError):  # there is no such file: what reads it says so
-        return name
+        is_file = name not in BUILTIN and Path(name).exists()
+    except OSError:  # what reads it will say why
+        is_file = False
+    # A link keeps its own name, which says the format: what it points to may be called anything.
+    return str(Path(name).absolute()) if is_file else name
 
 
 def _as_started(options: dict[str, Any], given: set[str], folder: RunFolder) -> dict[str, Any]:
