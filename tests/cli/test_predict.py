@@ -96,6 +96,15 @@ def test_missing_columns_are_all_named(house_model: Path, houses: Path) -> None:
     assert answer.err == "batchnorm: less.csv lacks 2 columns: 'rooms', 'town'.\n"
 
 
+@pytest.mark.parametrize("width", [1, 12, 15])
+def test_an_array_of_another_width_is_one_message(wine_model: Path, width: int) -> None:
+    np.save("x.npy", np.zeros((4, width)))
+    answer = batchnorm("predict", wine_model, "x.npy")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("batchnorm: x.npy: expected 13 feature columns")
+    assert f"got {width} column" in answer.err
+
+
 def test_a_category_never_seen_is_answered_like_any_rare_one(house_model: Path, houses: Path) -> None:
     pl.read_csv(houses).with_columns(town=pl.lit("Atlantis")).write_csv("far.csv")
     assert batchnorm("predict", house_model, "far.csv").code == 0

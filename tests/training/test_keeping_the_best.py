@@ -103,6 +103,15 @@ def test_very_few_validation_rows_are_enough(rows: int) -> None:
     assert len(run.progress.traces) == len(run.progress.curve)
 
 
+def test_rows_are_judged_in_blocks_that_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(QUICK).run
+    whole = run.scores(run.train.x)
+    monkeypatch.setattr("batchnorm.training.run._BLOCK", 20)
+    torch.testing.assert_close(run.scores(run.train.x), whole)
+    assert run.scores(run.train.x[:0]).shape == (0, 3)
+    assert run.network.training
+
+
 def test_evaluations_change_nothing_but_the_progress() -> None:
     assembly = assembled(QUICK, valid=clouds(20))
     before = state(assembly)

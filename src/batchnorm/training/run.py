@@ -19,6 +19,7 @@ from batchnorm.training.step import Step
 
 PROBE_ROWS = 1000  # rows whose pre-activations are traced
 _SAME = 1e-6  # metrics that differ by less are one: rows of next to no weight must not outvote the loss
+_BLOCK = 8192  # rows whose activations are held at a time
 _QUANTILES = (0.15, 0.50, 0.85)  # Ioffe and Szegedy 2015, Fig. 1
 
 
@@ -140,12 +141,18 @@ class Run:
         return point
 
     @torch.no_grad()
-    def judge(self, rows: Rows) -> tuple[float, float]:
-        """(loss, metric) of `rows` at test time."""
+    def scores(self, x: Tensor) -> Tensor:
+        """(N, outputs) of normalized rows (N, F) at test time, a block after the other: memory stays bounded."""
         was_training = self.network.training
         self.network.eval()
-        scores = self.network.body(rows.x)
+        scores = torch.cat([self.network.body(block) for block in torch.split(x, _BLOCK)])
         self.network.train(was_training)
+        return scores
+
+    @torch.no_grad()
+    def judge(self, rows: Rows) -> tuple[float, float]:
+        """(loss, metric) of `rows` at test time."""
+        scores = self.scores(rows.x)
         loss = float(self.objective.loss(scores, rows.y, rows.weights))
         return loss, self.objective.metric(scores, rows.y, rows.weights)
 

@@ -45,7 +45,7 @@ def summarize(
     ]
     rows = assembly.rows(test) if len(test) else None
     loss, metric = run.judge(rows) if rows is not None else (float("nan"), float("nan"))
-    scores = _scores(assembly.network, rows) if rows is not None else None
+    scores = run.scores(rows.x) if rows is not None else None
     return RunRecord(
         label=label,
         norm=run.settings.norm if run.settings.hidden else None,
@@ -104,12 +104,6 @@ def layer_statistics(network: Network, train: Rows) -> tuple[LayerStatistics, ..
             batch_norm(z, *centre, norm.weight, norm.bias, eps=norm.eps, activation=norm.activation) for z in entering
         ]
     return tuple(found)
-
-
-@torch.no_grad()
-def _scores(network: Network, rows: Rows) -> Tensor:
-    network.eval()
-    return torch.cat([network.body(x) for x in torch.split(rows.x, _CHUNK)])
 
 
 @torch.no_grad()
