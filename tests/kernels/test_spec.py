@@ -11,12 +11,12 @@ from tests.reference.exact import ACTIVATIONS, Problem, differentiate, solve
 from tests.reference.problems import SHAPES, draw, tensor
 
 from batchnorm.kernels import spec
-from batchnorm.kernels.spec import Affine, Centre, Gradients
+from batchnorm.kernels.spec import Affine, Centre, Deviation, Gradients
 
 ACTIVATION_NAMES = [None, *ACTIVATIONS]
 
 
-def centre(problem: Problem, dtype: torch.dtype = torch.float64) -> tuple[Centre, torch.Tensor]:
+def centre(problem: Problem, dtype: torch.dtype = torch.float64) -> tuple[Centre, Deviation]:
     x, weights = tensor(problem.x, dtype), tensor(problem.counts)
     if problem.running is None:
         return spec.training_centre(x, weights=weights, eps=problem.eps)
@@ -145,7 +145,7 @@ def test_constant_channel_is_centred_to_exactly_zero(value: float, dtype: torch.
     value = min(value, 6e4) if dtype == torch.float16 else value
     for shape in [(1001, 1), (7, 1, 11, 13)]:
         found, deviation = spec.training_centre(torch.full(shape, value, dtype=dtype), weights=None, eps=1e-5)
-        assert not deviation.any()
+        assert not deviation.value.any()
         assert found.m2.item() == 0
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import select, spec
-from batchnorm.kernels.spec import Affine, Centre
+from batchnorm.kernels.spec import Affine, Centre, Deviation
 
 
 class Normalization(NamedTuple):
@@ -27,7 +27,7 @@ class Normalization(NamedTuple):
     eps: float
     activation: str | None
 
-    def centre(self, x: Tensor, weights: Tensor | None) -> tuple[Centre, Tensor]:
+    def centre(self, x: Tensor, weights: Tensor | None) -> tuple[Centre, Deviation]:
         """What x: (N, C, *) is normalized by, and x less its centre."""
         if self.running is None:
             return spec.training_centre(x, weights=weights, eps=self.eps)

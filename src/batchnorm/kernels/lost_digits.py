@@ -1,9 +1,9 @@
-"""What rounding takes from a channel's scale, gamma / sqrt(sigma2 + eps), where no wider dtype is left to hold it.
+"""What rounding takes away, where no wider dtype is left to hold it.
 
 `spec` computes in float64 and rounds once; float64 input it can only compute in its own dtype, where every operation
-rounds. In the scale of a channel that goes into all its values alike: several units in the last place. What was lost
-there is found here, as numbers of the same dtype; each is (C,), costs next to nothing, and is a constant to autograd:
-the derivatives of what it is added to are right already. Where an intermediate overflows, nothing is found.
+rounds: z - mu, and gamma / sqrt(sigma2 + eps) several times. What was lost is found here, as numbers of the same
+dtype, to be added back where it counts. It is a constant to autograd: the derivatives of what it is added to are right
+already. Where an intermediate overflows, nothing is found.
 
 Sources: Dekker, "A floating-point technique for extending the available precision", 1971; Knuth, TAOCP 2, 4.2.2.
 """
@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 
+def of_difference(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
+    """Lost by `difference`, the rounded a - b. a: (N, C, *); b broadcasts to it. Not finite where a is not."""
+    a, difference = a.detach(), difference.detach()
+    of_b = difference - a
+    lost = (of_b - difference).add_(a)
+    return lost.sub_(of_b.add_(b.detach()))
+
+
 def of_root(variance: Tensor, rest: Tensor, eps: float, rstd: Tensor) -> Tensor:
-    """Lost by rstd, the rounded 1 / sqrt(variance + rest + eps); rest is far smaller than variance."""
+    """Lost by rstd, the rounded 1 / sqrt(variance + rest + eps); all (C,), and rest far smaller than variance."""
     r = rstd.detach()
     v, of_v = _sum(variance.detach(), torch.full_like(r, eps))
     square, of_square = _product(r, r)
@@ -25,7 +33,7 @@ def of_root(variance: Tensor, rest: Tensor, eps: float, rstd: Tensor) -> Tensor:
 
 
 def of_scale(weight: Tensor | None, rstd: Tensor, of_rstd: Tensor) -> Tensor:
-    """Lost by weight * rstd."""
+    """Lost by weight * rstd; all (C,)."""
     if weight is None:
         return of_rstd
     w = weight.detach()

@@ -20,8 +20,8 @@ and backwards, with g = dy * activation'(z_tilde + residual):
 
 Everything is computed in float64 (float32 where a device has no float64) and rounded once, at the end. Where x is as
 wide as that, the mean of (1) is kept as a pair, (anchor, shift): one number would lose the digits that std / mean
-leaves; so is the root, (rstd, lost_rstd). Every function here is built from operations that torch can differentiate, to
-any order and in any mode.
+leaves; and what the steps lose to rounding is found and added back (`lost_digits`). Every function here is built from
+operations that torch can differentiate, to any order and in any mode.
 
 Legend: N batch, C channels, S positions, * any spatial shape; "channel" tensors are (C,).
 """
@@ -56,6 +56,13 @@ class Centre(NamedTuple):
         return Moments(count, mean, self.m2)
 
 
+class Deviation(NamedTuple):
+    """z - anchor: (N, C, *) wide, and what it lost to rounding; None for narrower x, which loses nothing."""
+
+    value: Tensor
+    lost: Tensor | None = None
+
+
 class Affine(NamedTuple):
     """What is applied to z_norm: gamma, beta, the residual and the activation of (4) and (5); None where absent."""
 
@@ -79,8 +86,8 @@ def per_channel(channel: Tensor, rank: int) -> Tensor:
     return channel if rank == 2 else channel.view((-1,) + (1,) * (rank - 2))
 
 
-def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[Centre, Tensor]:
-    """(1) and (2): what the mini-batch is normalized by, and z - mu.
+def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[Centre, Deviation]:
+    """(1) and (2): what the mini-batch is normalized by, and how far each value is from its centre.
 
     Args:
         x: (N, C, *) floating, at least one value.
@@ -92,37 +99,30 @@ def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[C
     count: Tensor | float = float(x.numel() // x.shape[1]) if weights is None else weights.sum()
     if weights is not None:
         values = torch.where(weights > 0, values, 0)  # a masked position may hold anything, NaN included
-    anchor = _mean(values, weights, count, dims)
-    shift = None
-    if x.dtype == wide or x.device.type != "cpu":
-        # The mean of equal values must be that value, so that a constant channel is centred to exactly 0: where the
-        # first value is about as good as the mean, take it. As a constant: what it lacks, derivatives too, is in
-        # `shift`.
-        first = values.detach()[0]
-        for _ in range(rank - 2):
-            first = first[..., 0]
-        anchor = anchor.detach()
-        anchor = torch.where((first - anchor).abs() <= anchor.abs() * 2.0**-20, first, anchor)
-        deviation = values - per_channel(anchor, rank)
-        shift = _mean(deviation, weights, count, dims)
-        deviation = deviation - per_channel(shift, rank)
-    else:
-        deviation = values - per_channel(anchor, rank)
-    squares = deviation * deviation
+    mean = _mean(values, weights, count, dims)
+    if x.dtype != wide and x.device.type == "cpu":
+        deviation = values - per_channel(mean, rank)
+        m2 = _sum(deviation * deviation, weights, dims)
+        return Centre(mean, None, _rstd(m2, count, eps), m2, count), Deviation(deviation)
+    anchor = _value_near(mean.detach(), values.detach())
+    deviation = values - per_channel(anchor, rank)
+    shift = _mean(deviation, weights, count, dims)
+    squares = (deviation - per_channel(shift, rank)).square()
     m2 = _sum(squares, weights, dims)
     if x.dtype != wide:
-        return Centre(anchor, shift, torch.rsqrt(m2 / _at_least_one(count) + eps), m2, count), deviation
+        return Centre(anchor, shift, _rstd(m2, count, eps), m2, count), Deviation(deviation)
     # The sum once more, of what half its digits leave: small numbers of both signs, whose sum rounds to little.
     variance = lost_digits.head((m2 / _at_least_one(count)).detach())
     rest = _mean(squares.detach() - per_channel(variance, rank), weights, count, dims)
     m2 = m2 + ((variance + rest) * count - m2).detach()
-    rstd = torch.rsqrt(m2 / _at_least_one(count) + eps)
-    return Centre(anchor, shift, rstd, m2, count, lost_digits.of_root(variance, rest, eps, rstd)), deviation
+    rstd = _rstd(m2, count, eps)
+    centre = Centre(anchor, shift, rstd, m2, count, lost_digits.of_root(variance, rest, eps, rstd))
+    return centre, Deviation(deviation, lost_digits.of_difference(values, per_channel(anchor, rank), deviation))
 
 
 def evaluation_centre(
     x: Tensor, running_mean: Tensor, running_var: Tensor, *, weights: Tensor | None, eps: float
-) -> tuple[Centre, Tensor]:
+) -> tuple[Centre, Deviation]:
     """Test time: centred by the running statistics, which are constants. x: (N, C, *)."""
     wide = wide_dtype(x.device)
     values = x.to(wide)
@@ -131,14 +131,18 @@ def evaluation_centre(
     anchor = running_mean.detach().to(wide)
     variance = running_var.detach().to(wide)
     rstd = torch.rsqrt(variance + eps)
-    lost = lost_digits.of_root(variance, torch.zeros_like(variance), eps, rstd) if x.dtype == wide else None
-    return Centre(anchor, None, rstd, None, 1.0, lost), values - per_channel(anchor, x.dim())
+    deviation = values - per_channel(anchor, x.dim())
+    if x.dtype != wide:
+        return Centre(anchor, None, rstd, None, 1.0), Deviation(deviation)
+    lost_rstd = lost_digits.of_root(variance, torch.zeros_like(variance), eps, rstd)
+    lost = lost_digits.of_difference(values, per_channel(anchor, x.dim()), deviation)
+    return Centre(anchor, None, rstd, None, 1.0, lost_rstd), Deviation(deviation, lost)
 
 
 def normalize(
-    deviation: Tensor, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype
+    deviation: Deviation, centre: Centre, affine: Affine, *, weights: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """(3) to (5), rounded to `dtype`; 0 where a position does not count. deviation: (N, C, *) wide."""
+    """(3) to (5), rounded to `dtype`; 0 where a position does not count."""
     z = _pre_activation(deviation, centre, affine, weights)
     y = z if affine.activation is None else ACTIVATIONS[affine.activation].value(z)
     if weights is not None:
@@ -165,14 +169,14 @@ def backward(
     dims = (0, *range(2, rank))
     needs_x, needs_weight, needs_bias, needs_residual = needs
     deviation = x.to(wide) - per_channel(centre.anchor, rank)
-    if centre.shift is not None:
-        deviation = deviation - per_channel(centre.shift, rank)
     # In the memory format of x, which the gradient of x is to have; dy may come in any.
     g = dy.to(wide) if dy.stride() == x.stride() else torch.empty_like(x, dtype=wide).copy_(dy)
     if weights is not None:
         deviation, g = torch.where(weights > 0, deviation, 0), torch.where(weights > 0, g, 0)
     if affine.activation is not None:
-        g = ACTIVATIONS[affine.activation].slope(_pre_activation(deviation, centre, affine, weights), g)
+        g = ACTIVATIONS[affine.activation].slope(_pre_activation(Deviation(deviation), centre, affine, weights), g)
+    if centre.shift is not None:
+        deviation = deviation - per_channel(centre.shift, rank)
     training = centre.m2 is not None
     dx = dweight = None
     dbias = g.sum(dims) if needs_bias or (needs_x and training) else None
@@ -198,21 +202,40 @@ def backward(
     )
 
 
-def _pre_activation(deviation: Tensor, centre: Centre, affine: Affine, weights: Tensor | None) -> Tensor:
-    rank, wide = deviation.dim(), deviation.dtype
+def _pre_activation(deviation: Deviation, centre: Centre, affine: Affine, weights: Tensor | None) -> Tensor:
+    value, rank, wide = deviation.value, deviation.value.dim(), deviation.value.dtype
     weight = None if affine.weight is None else affine.weight.to(wide)
-    scale = per_channel(centre.rstd if weight is None else centre.rstd * weight, rank)
-    start = None if affine.bias is None else per_channel(affine.bias.to(wide), rank)
-    if centre.lost_rstd is not None:
+    scale = centre.rstd if weight is None else centre.rstd * weight
+    start = None if affine.bias is None else affine.bias.to(wide)
+    if centre.shift is not None:
+        start = -centre.shift * scale if start is None else start - centre.shift * scale
+    scale, start = per_channel(scale, rank), None if start is None else per_channel(start, rank)
+    if deviation.lost is not None and centre.lost_rstd is not None:
         lost_scale = per_channel(lost_digits.of_scale(weight, centre.rstd, centre.lost_rstd), rank)
-        finite = torch.nan_to_num(deviation.detach(), nan=0.0, posinf=0.0, neginf=0.0)
-        start = finite * lost_scale if start is None else torch.addcmul(start, finite, lost_scale)
-    z = deviation * scale if start is None else torch.addcmul(start, deviation, scale)
+        lost = torch.addcmul(deviation.lost * scale.detach(), value.detach(), lost_scale)
+        lost = torch.nan_to_num(lost, nan=0.0, posinf=0.0, neginf=0.0)  # infinite values have lost nothing
+        start = lost if start is None else lost + start
+    z = value * scale if start is None else torch.addcmul(start, value, scale)
     if affine.residual is None:
         return z
     residual = affine.residual.to(wide)
     # NaN at a masked position would come back through the activation's slope, as 0 * NaN.
     return z + (residual if weights is None else torch.where(weights > 0, residual, 0))
+
+
+def _value_near(mean: Tensor, values: Tensor) -> Tensor:
+    """The first value of each channel where that may be the mean but for rounding, else the mean; (C,).
+
+    The mean of equal values must be that value, so that a constant channel is centred to exactly 0.
+    """
+    first = values[0]
+    while first.dim() > 1:
+        first = first[..., 0]
+    return torch.where((first - mean).abs() <= mean.abs() * 16 * torch.finfo(mean.dtype).eps, first, mean)
+
+
+def _rstd(m2: Tensor, count: Tensor | float, eps: float) -> Tensor:
+    return torch.rsqrt(m2 / _at_least_one(count) + eps)
 
 
 def _sum(values: Tensor, weights: Tensor | None, dims: tuple[int, ...]) -> Tensor:
