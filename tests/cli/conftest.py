@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cli.interruptions import TRAINING
 from tests.cli.program import batchnorm
 
 HOUSES = "area,rooms,garden,town,price"
@@ -71,6 +72,14 @@ def headless_model(iris_like: Path, tmp_path_factory: pytest.TempPathFactory) ->
     arguments = ("train", iris_like, "--no-header", "--target", "last", "--hidden", "none", "--epochs", "20")
     assert batchnorm(*arguments, "--out", out).code == 0
     return out / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of TRAINING that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert batchnorm(*TRAINING, "--out", out).code == 0
+    return out
 
 
 @pytest.fixture

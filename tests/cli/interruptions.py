@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.cli.program import batchnorm, started
+from tests.cli.program import started
 
 # Dropout, moments of an optimizer, a twin, evaluations in the middle of epochs: all that there is to keep.
 TRAINING = (
     *("train", "digits", "--hidden", "48,32", "--steps", "400", "--evaluate-every", "7", "--dropout", "0.2"),
     *("--batch-size", "50", "--weight-decay", "0.001", "--class-weight", "balanced", "--compare", "--device", "cpu"),
 )
-
-
-def never_stopped(out: Path) -> Path:
-    """TRAINING without any interruption."""
-    assert batchnorm(*TRAINING, "--out", out).code == 0
-    return out
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import mounted
-from tests.cli.interruptions import TRAINING, never_stopped, stopping_after
+from tests.cli.interruptions import TRAINING, stopping_after
 from tests.cli.program import Answer, assert_same_tensors, batchnorm, process
 
 
@@ -33,7 +33,7 @@ def assert_full(answer: Answer, reason: str, name: str) -> None:
     assert answer.err.count("\n") == 1
 
 
-def test_a_full_disk_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int, int]) -> None:
+def test_a_full_disk_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int, int], whole: Path) -> None:
     with mounted(tmp_path / "disk", f"size={max(sizes[0] * 2 + 40_000, sizes[1] + 40_000)}") as disk:
         answer = batchnorm(*TRAINING, "--checkpoint-every", "0", "--out", disk / "run")
         assert_full(answer, "No space left on device", "network-1.safetensors")
@@ -47,19 +47,19 @@ def test_a_full_disk_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int
         )
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert batchnorm("train", "--resume", "--out", disk / "run").code == 0
-        assert_same_tensors(disk / "run", never_stopped(tmp_path / "whole"))
+        assert_same_tensors(disk / "run", whole)
 
 
-def test_a_full_disk_while_writing_the_report(tmp_path: Path) -> None:
+def test_a_full_disk_while_writing_the_report(tmp_path: Path, whole: Path) -> None:
     with mounted(tmp_path / "disk", "size=2m") as disk:
         assert_full(batchnorm(*TRAINING, "--out", disk / "run"), "No space left on device", "report.html")
         assert not (disk / "run" / "record.json").exists()
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert batchnorm("train", "--resume", "--out", disk / "run").code == 0
-        assert_same_tensors(disk / "run", never_stopped(tmp_path / "whole"))
+        assert_same_tensors(disk / "run", whole)
 
 
-def test_a_file_size_limit_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int, int]) -> None:
+def test_a_file_size_limit_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int, int], whole: Path) -> None:
     """Where no file system can be mounted, this is as good as a full disk; and some machines have such limits."""
     limit = (sizes[0] + sizes[1]) // 2
     out = tmp_path / "run"
@@ -68,7 +68,7 @@ def test_a_file_size_limit_while_keeping_a_checkpoint(tmp_path: Path, sizes: tup
     assert "the last good file is still there, unchanged" in answer.err
     assert (out / "checkpoints" / "network-1.safetensors").stat().st_size < limit
     assert batchnorm("train", "--resume", "--out", out).code == 0
-    assert_same_tensors(out, never_stopped(tmp_path / "whole"))
+    assert_same_tensors(out, whole)
 
 
 def limiting(size: int) -> Callable[[], None]:

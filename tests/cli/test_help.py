@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import os
 import subprocess
 import sys
 import time
@@ -32,16 +32,17 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
 
 
 def test_help_comes_in_under_half_a_second() -> None:
-    """The fastest of several: the machine may be busy with something else."""
+    """The fastest of several; on a machine busy with something else, the time that its processor spent on it."""
     subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)  # byte code is compiled once
-    seconds = []
-    for _ in range(7):
-        began = time.perf_counter()
+    waited, worked = [], []
+    for _ in range(5):
+        began, before = time.perf_counter(), os.times()
         subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - began)
-        if seconds[-1] < 0.5:
-            return
-    pytest.fail(f"--help took {min(seconds):.2f} s at best, {statistics.median(seconds):.2f} s usually")
+        after = os.times()
+        waited.append(time.perf_counter() - began)
+        worked.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    is_busy = min(waited) > 1.5 * min(worked)
+    assert min(worked if is_busy else waited) < 0.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.interruptions import TRAINING, never_stopped, under_way
+from tests.cli.interruptions import TRAINING, under_way
 from tests.cli.program import assert_same_tensors, batchnorm, started
 
 
@@ -28,20 +28,20 @@ def killed_and_resumed(out: Path, *, kills: int, within: float, seed: int) -> in
     return writing
 
 
-def test_a_run_killed_three_times_ends_the_same(tmp_path: Path) -> None:
+def test_a_run_killed_three_times_ends_the_same(tmp_path: Path, whole: Path) -> None:
     killed_and_resumed(tmp_path / "killed", kills=3, within=0.15, seed=1)
-    assert_same_tensors(tmp_path / "killed", never_stopped(tmp_path / "whole"))
+    assert_same_tensors(tmp_path / "killed", whole)
 
 
 @pytest.mark.long
-def test_a_run_killed_twenty_times_ends_the_same(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_ends_the_same(tmp_path: Path, whole: Path) -> None:
     writing = killed_and_resumed(tmp_path / "killed", kills=20, within=0.05, seed=2)
     assert writing > 0
-    assert_same_tensors(tmp_path / "killed", never_stopped(tmp_path / "whole"))
+    assert_same_tensors(tmp_path / "killed", whole)
 
 
 @pytest.mark.long
-def test_a_run_killed_before_its_first_checkpoint_ends_the_same(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_ends_the_same(tmp_path: Path, whole: Path) -> None:
     """While it reads the data, makes its folder, draws its weights: the same command with --resume goes on."""
     out, moments = tmp_path / "killed", random.Random(3)
     for _ in range(6):
@@ -49,4 +49,4 @@ def test_a_run_killed_before_its_first_checkpoint_ends_the_same(tmp_path: Path) 
             time.sleep(moments.uniform(0.5, 3.0))
             running.kill()
     assert batchnorm(*TRAINING, "--resume", "--out", out).code == 0
-    assert_same_tensors(out, never_stopped(tmp_path / "whole"))
+    assert_same_tensors(out, whole)

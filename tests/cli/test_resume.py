@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.interruptions import TRAINING, never_stopped, stopping_after
+from tests.cli.interruptions import TRAINING, stopping_after
 from tests.cli.program import Answer, assert_same_tensors, batchnorm, strict_json
 
 SMALL = ("train", "wine", "--hidden", "6", "--epochs", "4", "--batch-size", "32", "--device", "cpu")
@@ -166,8 +166,7 @@ def test_a_demonstration_can_be_resumed_like_any_run(tmp_path: Path) -> None:
     assert batchnorm("train", "--resume", "--out", "demo/raw").code == 0
 
 
-def test_a_run_stopped_and_resumed_is_the_same_as_one_never_stopped(tmp_path: Path) -> None:
-    whole = never_stopped(tmp_path / "whole")
+def test_a_run_stopped_and_resumed_is_the_same_as_one_never_stopped(tmp_path: Path, whole: Path) -> None:
     with stopping_after(100):
         assert batchnorm(*TRAINING, "--out", "part").code == 130
     assert batchnorm("train", "--resume", "--out", "part").code == 0
