@@ -62,6 +62,8 @@ def test_a_twin_that_diverges_is_a_note_and_null_in_json() -> None:
     assert answer.code == 0
     main, twin = answer.json["runs"]
     assert (main["ended"], twin["ended"], twin["test_loss"]) == ("all steps", "diverged", None)
+    assert strict_json(Path("run/record.json").read_text())["runs"][1]["test_loss"] is None
+    assert Path("run/report.html").exists()
     assert answer.err.endswith(
         f"note: without normalization: training diverged by step {twin['steps']}; nothing is kept of it; a smaller "
         "--learning-rate may do better\n"
