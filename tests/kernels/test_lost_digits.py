@@ -110,3 +110,32 @@ def test_float64_results_are_within_four_roundings_of_exact(training: bool) -> N
     exact = solve(problem).y
     floor = np.abs(exact.astype(np.float64) - exact).max(0)
     assert (np.abs(y - exact).max(0) <= 4 * floor).all()
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_start_and_what_it_lost_are_right_to_24_digits(with_bias: bool) -> None:
+    random = np.random.default_rng(0)
+    bias, shift, scale = (torch.from_numpy(random.normal(size=50)) for _ in range(3))
+    of_scale = scale * 1e-17
+    start = bias - shift * scale if with_bias else -shift * scale
+    lost = lost_digits.of_start(bias if with_bias else None, shift, scale, of_scale)
+    given = bias if with_bias else torch.zeros_like(bias)
+    with localcontext() as context:
+        context.prec = 60
+        for b, t, s, rest, found, more in zip(
+            *(v.tolist() for v in (given, shift, scale, of_scale, start, lost)), strict=True
+        ):
+            exact = Decimal(b) - Decimal(t) * (Decimal(s) + Decimal(rest))
+            assert abs(Decimal(found) + Decimal(more) - exact) <= Decimal(1e-31)
+
+
+def test_difference_and_what_it_lost_are_exact() -> None:
+    random = np.random.default_rng(0)
+    a = torch.from_numpy(random.normal(size=(40, 3)) * 10.0 ** random.integers(-8, 8, (40, 1)))
+    b = torch.from_numpy(random.normal(size=3))
+    lost = lost_digits.of_difference(a, b, a - b)
+    with localcontext() as context:
+        context.prec = 60
+        for row, differences, rests in zip(a.tolist(), (a - b).tolist(), lost.tolist(), strict=True):
+            for x, y, d, rest in zip(row, b.tolist(), differences, rests, strict=True):
+                assert Decimal(d) + Decimal(rest) == Decimal(x) - Decimal(y)

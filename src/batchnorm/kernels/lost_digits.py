@@ -40,6 +40,14 @@ def of_scale(weight: Tensor | None, rstd: Tensor, of_rstd: Tensor) -> Tensor:
     return _found(_product(w, rstd.detach())[1] + w * of_rstd)
 
 
+def of_start(bias: Tensor | None, shift: Tensor, scale: Tensor, of_scale: Tensor) -> Tensor:
+    """Lost by bias - shift * scale; all (C,)."""
+    t = shift.detach()
+    product, of_product = _product(t, scale.detach())
+    lost = -of_product - t * of_scale
+    return _found(lost if bias is None else lost + _sum(bias.detach(), -product)[1])
+
+
 def head(t: Tensor) -> Tensor:
     """t rounded to half its digits: the product of two heads is exact, and so is a head times a count."""
     shifted = t * (2.0**27 + 1 if t.dtype == torch.float64 else 2.0**12 + 1)

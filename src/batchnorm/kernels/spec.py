@@ -96,7 +96,8 @@ def training_centre(x: Tensor, *, weights: Tensor | None, eps: float) -> tuple[C
     rank, wide = x.dim(), wide_dtype(x.device)
     dims = (0, *range(2, rank))
     values = x.to(wide)
-    count: Tensor | float = float(x.numel() // x.shape[1]) if weights is None else weights.sum()
+    # No float(): a traced or exported graph keeps the count as a function of the shape.
+    count: Tensor | float = x.numel() // x.shape[1] if weights is None else weights.sum()
     if weights is not None:
         values = torch.where(weights > 0, values, 0)  # a masked position may hold anything, NaN included
     mean = _mean(values, weights, count, dims)
@@ -205,15 +206,14 @@ def backward(
 def _pre_activation(deviation: Deviation, centre: Centre, affine: Affine, weights: Tensor | None) -> Tensor:
     value, rank, wide = deviation.value, deviation.value.dim(), deviation.value.dtype
     weight = None if affine.weight is None else affine.weight.to(wide)
+    bias = None if affine.bias is None else affine.bias.to(wide)
     scale = centre.rstd if weight is None else centre.rstd * weight
-    start = None if affine.bias is None else affine.bias.to(wide)
+    start = bias
     if centre.shift is not None:
-        start = -centre.shift * scale if start is None else start - centre.shift * scale
+        start = -centre.shift * scale if bias is None else bias - centre.shift * scale
+    lost = _lost(deviation, centre, weight, bias, scale)
     scale, start = per_channel(scale, rank), None if start is None else per_channel(start, rank)
-    if deviation.lost is not None and centre.lost_rstd is not None:
-        lost_scale = per_channel(lost_digits.of_scale(weight, centre.rstd, centre.lost_rstd), rank)
-        lost = torch.addcmul(deviation.lost * scale.detach(), value.detach(), lost_scale)
-        lost = torch.nan_to_num(lost, nan=0.0, posinf=0.0, neginf=0.0)  # infinite values have lost nothing
+    if lost is not None:
         start = lost if start is None else lost + start
     z = value * scale if start is None else torch.addcmul(start, value, scale)
     if affine.residual is None:
@@ -221,6 +221,21 @@ def _pre_activation(deviation: Deviation, centre: Centre, affine: Affine, weight
     residual = affine.residual.to(wide)
     # NaN at a masked position would come back through the activation's slope, as 0 * NaN.
     return z + (residual if weights is None else torch.where(weights > 0, residual, 0))
+
+
+def _lost(
+    deviation: Deviation, centre: Centre, weight: Tensor | None, bias: Tensor | None, scale: Tensor
+) -> Tensor | None:
+    """What rounding takes from bias + (deviation - shift) * scale, (N, C, *) wide; None where x is narrower."""
+    if deviation.lost is None or centre.lost_rstd is None:
+        return None
+    rank = deviation.value.dim()
+    of_scale = lost_digits.of_scale(weight, centre.rstd, centre.lost_rstd)
+    lost = deviation.lost * per_channel(scale.detach(), rank)
+    if centre.shift is not None:
+        lost = lost + per_channel(lost_digits.of_start(bias, centre.shift, scale, of_scale), rank)
+    lost = torch.addcmul(lost, deviation.value.detach(), per_channel(of_scale, rank))
+    return torch.nan_to_num(lost, nan=0.0, posinf=0.0, neginf=0.0)  # infinite values have lost nothing
 
 
 def _value_near(mean: Tensor, values: Tensor) -> Tensor:
