@@ -7,8 +7,8 @@ which nobody can beat. A table entry is their ratio, the worst over channels and
 where there need be none. `exact` comes from NumPy's long double and shares no code with what is measured.
 
 Keras and flax are measured where jax is installed (pip install jax flax keras); elsewhere their figures are those that
-results/accuracy.csv keeps from such a machine, marked "recorded". Keras computes float64 in float32, whatever its policy
-says. --quick leaves out the 2^24 rows.
+results/accuracy.csv keeps from such a machine, marked "recorded". Keras computes float64 in float32, whatever its
+policy says. --quick leaves out the 2^24 rows.
 """
 
 from __future__ import annotations

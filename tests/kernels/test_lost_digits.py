@@ -126,7 +126,7 @@ def test_start_and_what_it_lost_are_right_to_24_digits(with_bias: bool) -> None:
             *(v.tolist() for v in (given, shift, scale, of_scale, start, lost)), strict=True
         ):
             exact = Decimal(b) - Decimal(t) * (Decimal(s) + Decimal(rest))
-            assert abs(Decimal(found) + Decimal(more) - exact) <= Decimal(1e-31)
+            assert abs(Decimal(found) + Decimal(more) - exact) <= Decimal("1e-31")
 
 
 def test_difference_and_what_it_lost_are_exact() -> None:
