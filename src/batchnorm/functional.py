@@ -126,7 +126,8 @@ def normalize_and_update(
         None if nowhere.
     """
     check_activation(activation)
-    _check_batch(x, training=training, weights=weights)
+    if training:
+        refuse_one_value(x, weights)
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"residual expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
     if x.numel() == 0:
@@ -136,7 +137,7 @@ def normalize_and_update(
         assert running is not None, "test time needs running statistics"
         constants = (running.mean, running.var)
     how = autograd.Normalization(constants, eps, activation)
-    y, centre = autograd.run(how, _laid_out(x), weight, bias, residual, weights)
+    y, centre = autograd.run(how, x, weight, bias, residual, weights)
     if not training or running is None or _is_recomputation():
         return y, None
     return y, running.update(centre)
@@ -148,8 +149,9 @@ def mask_weights(x: Tensor, mask: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask expected a boolean tensor, got {got}: write mask != 0, True where a position counts")
-    if tuple(mask.shape) not in {(n,), (n, *spatial), (n, 1, *spatial)}:
-        expected = " or ".join(str(s) for s in dict.fromkeys([(n,), (n, *spatial), (n, 1, *spatial)]))
+    shapes = ((n,), (n, *spatial), (n, 1, *spatial))
+    if not any(tuple(mask.shape) == shape for shape in shapes):  # no set: sizes may be symbols, which have no hash
+        expected = " or ".join(str(shape) for shape in (shapes if spatial else shapes[::2]))
         raise ValueError(f"mask expected shape {expected} for input {tuple(x.shape)}, got {tuple(mask.shape)}")
     column = (n, 1, *spatial) if mask.dim() > 1 or not spatial else (n, 1, *(1,) * len(spatial))
     return mask.reshape(column).to(wide_dtype(x.device)).expand(n, 1, *spatial)
@@ -184,19 +186,20 @@ def check_arguments(
         running: (running_mean, running_var).
         parameters: (weight, bias).
     """
-    if not _is_usual(x, running, parameters, training=training, momentum=momentum):
+    if not _is_usual(x, running, parameters, training=training, momentum=momentum, eps=eps):
         # Everything unusual is shown to torch, with copies of what it would update: its errors are the errors here.
         copies = [t.detach().clone() if isinstance(t, Tensor) and not t.requires_grad else t for t in running]
         F.batch_norm(x, copies[0], copies[1], *parameters, training, momentum, eps)
-    if training and not eps > 0.0:
+    if training:
+        refuse_one_value(x)
+    if training and eps <= 0.0:
         raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
-    if not eps >= 0.0:
+    if eps < 0.0:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
 
 
-def _check_batch(x: Tensor, *, training: bool, weights: Tensor | None) -> None:
-    if not training:
-        return
+def refuse_one_value(x: Tensor, weights: Tensor | None = None) -> None:
+    """Raise torch's ValueError for a training batch with one value per channel, or one that counts."""
     alone = x.shape[0] == 1 and x.shape[2:].numel() == 1
     if weights is not None and weights.device.type == "cpu" and select.way(x, weights) == "fused":
         alone = int((weights > 0).sum()) == 1
@@ -211,10 +214,11 @@ def _is_usual(
     *,
     training: bool,
     momentum: float,
+    eps: float,
 ) -> bool:
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
         return False
-    if not isinstance(momentum, (float, int)):
+    if not (isinstance(momentum, (float, int)) and isinstance(eps, (float, int)) and isinstance(training, bool)):
         return False
     if (running[0] is None) != (running[1] is None) or (running[0] is None and not training):
         return False
@@ -231,32 +235,6 @@ def _is_usual(
         if {t.dtype for t in parameters if t is not None} not in ({torch.float32}, {x.dtype}, set()):
             return False
     return all(t is None or not t.requires_grad for t in running)
-
-
-def _laid_out(x: Tensor) -> Tensor:
-    """x, or where its memory is neither contiguous nor channels-last a copy in the nearer of the two, as in torch."""
-    rank = x.dim()
-    if rank == 2 and x.stride() == (x.shape[1], 1):
-        return x
-    if torch._C._functorch.peek_interpreter_stack() is not None or x.is_contiguous():
-        return x
-    if rank in (4, 5):
-        last = torch.channels_last if rank == 4 else torch.channels_last_3d
-        if x.is_contiguous(memory_format=last):
-            return x
-        if _suggests_channels_last(x):
-            return x.contiguous(memory_format=last)
-    return x.contiguous()
-
-
-def _suggests_channels_last(x: Tensor) -> bool:
-    """Whether strides grow from channels over positions to rows: torch's rule for what is in neither format."""
-    least = 0
-    for d in (1, *range(x.dim() - 1, 1, -1), 0):
-        if x.stride(d) < least or (d == 0 and least == x.stride(1)):
-            return False
-        least = x.stride(d) * x.shape[d]
-    return x.stride(1) != 0
 
 
 def _empty(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and sum of squared deviations of some values, one entry per channel.
 
@@ -61,7 +61,10 @@ class Moments:
         >>> Moments.of(torch.tensor([[1.0, 5.0], [3.0, float("nan")]]), dims=0, ignore_nan=True).mean
         tensor([2., 5.], dtype=torch.float64)
         """
-        reduced = tuple(d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims))
+        given = (dims,) if isinstance(dims, int) else tuple(dims)
+        if not given or any(not -x.dim() <= d < x.dim() for d in given):
+            raise ValueError(f"Moments.of expected dims of an input of shape {tuple(x.shape)}, got {dims}")
+        reduced = tuple(d % x.dim() for d in given)
         values = x.to(wide_dtype(x.device))
         if ignore_nan:
             seen = (~torch.isnan(values)).to(values.dtype)

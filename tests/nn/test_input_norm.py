@@ -258,7 +258,7 @@ def test_state_stays_float64_with_all_its_digits_whatever_the_model_becomes(
 
 def test_state_is_kept_by_copies_and_state_dicts() -> None:
     norm = InputNorm(3, eps=0.1).fit(ROWS)
-    assert list(norm.state_dict()) == ["count", "mean", "m2"]
+    assert list(norm.state_dict()) == ["anchor", "shift", "count", "m2"]
     loaded = InputNorm(3, eps=0.1)
     loaded.load_state_dict(norm.state_dict(), strict=True)
     for twin in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm)), loaded):
@@ -322,7 +322,6 @@ def _failing() -> Iterator[np.ndarray]:
         (lambda: [ROWS, [["word"] * 3]], TypeError),
         (lambda: [ROWS, np.full((2, 3), np.inf)], ValueError),
         (list, ValueError),
-        (lambda: [ROWS, ROWS[:0]], ValueError),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
@@ -354,10 +353,9 @@ def test_features_of_another_number_are_refused() -> None:
 
 
 def test_data_without_rows_are_refused() -> None:
-    with raised(ValueError, "InputNorm.fit expected at least one row, got shape (0, 3)"):
-        InputNorm(3).fit(np.empty((0, 3)))
-    with raised(ValueError, "InputNorm.fit expected at least one batch, got an iterable that is empty"):
-        InputNorm(3).fit([])
+    for nothing in (np.empty((0, 3)), [], [ROWS[:0], ROWS[:0]]):
+        with raised(ValueError, "InputNorm.fit expected at least one row, got none"):
+            InputNorm(3).fit(nothing)
     with raised(ValueError, "InputNorm.fit expected at least one axis besides the features (3,), got (3,)"):
         InputNorm(3).fit(torch.ones(3))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import select, spec
+from batchnorm.kernels.layout import laid_out
 from batchnorm.kernels.spec import Affine, Centre, Deviation
 
 
@@ -61,6 +62,7 @@ def _composed(
     residual: Tensor | None,
     weights: Tensor | None,
 ) -> tuple[Tensor, Centre]:
+    x = laid_out(x)
     centre, deviation = how.centre(x, weights)
     affine = Affine(weight, bias, residual, how.activation)
     return spec.normalize(deviation, centre, affine, weights=weights, dtype=x.dtype), centre
@@ -81,13 +83,14 @@ class FusedBatchNorm(torch.autograd.Function):
         found: list[Centre],
     ) -> Tensor:
         """Appends to `found` what the batch was normalized by: an output of its own would cost a node."""
-        centre, deviation = how.centre(x, weights)
+        if how.running is not None:
+            # The backward pass belongs to these statistics, whatever is done to the buffers in between.
+            how = how._replace(running=(how.running[0].detach().clone(), how.running[1].detach().clone()))
+        y, centre = _composed(how, x, weight, bias, residual, weights)
         found.append(centre)
-        affine = Affine(weight, bias, residual, how.activation)
-        y = spec.normalize(deviation, centre, affine, weights=weights, dtype=x.dtype)
         ctx.set_materialize_grads(False)
-        # The bias is needed again only to find the pre-activation, the residual only for its dtype or that too.
-        ctx.save_for_backward(x, weight, bias, residual, weights)
+        # Bias and residual are needed again only where an activation's slope depends on them.
+        ctx.save_for_backward(x, weight, *((None, None) if how.activation is None else (bias, residual)), weights)
         ctx.how, ctx.centre = how, centre
         return y
 
@@ -99,10 +102,18 @@ class FusedBatchNorm(torch.autograd.Function):
         if dy is None:
             return nothing
         x, weight, bias, residual, weights = ctx.saved_tensors
+        _, _, asks_bias, asks_residual = asks = ctx.needs_input_grad[:4]
+        kept = ctx.how.activation is not None  # otherwise no gradient depends on them, and anything may stand for them
         if torch.is_grad_enabled():
+            if not kept:
+                bias = x.new_zeros(x.shape[1], requires_grad=True) if asks_bias else None
+                residual = torch.zeros_like(x, requires_grad=True) if asks_residual else None
             return _differentiable_backward(ctx.how, (x, weight, bias, residual), weights, dy) + nothing[4:]
+        if not kept:
+            wide = ctx.centre.rstd  # gradients come back wide; autograd rounds them
+            bias, residual = wide if asks_bias else None, wide if asks_residual else None
         affine = Affine(weight, bias, residual, ctx.how.activation)
-        g = spec.backward(dy, x, ctx.centre, affine, weights=weights, needs=ctx.needs_input_grad[:4])
+        g = spec.backward(dy, laid_out(x), ctx.centre, affine, weights=weights, needs=asks)
         return (g.x, g.weight, g.bias, g.residual, *nothing[4:])
 
 

@@ -19,12 +19,14 @@ class Running(NamedTuple):
         var: (C,), of unbiased variances.
         momentum: the weight of the new batch; None for the plain average over the batches counted in `batches`.
         batches: () int64, or None where nobody counts.
+        refusals: (C,) int64, how many of them each channel has refused; None: none.
     """
 
     mean: Tensor
     var: Tensor
     momentum: float | None
     batches: Tensor | None = None
+    refusals: Tensor | None = None
 
     def starting(self) -> Running:
         """The same while few batches have been seen: the k-th weighs at least 1/k.
@@ -85,6 +87,7 @@ class Running(NamedTuple):
             weight: float | Tensor = self.momentum
         else:
             assert self.batches is not None, "a plain average needs the number of batches"
-            weight = 1.0 / (self.batches + 1).to(batch.dtype)
+            taken = self.batches if self.refusals is None else self.batches - self.refusals.to(self.batches.device)
+            weight = 1.0 / (taken + 1).to(batch.dtype)
         moved = torch.lerp(running.to(batch.dtype), batch, weight)
         running.copy_(torch.where(kept, running, moved.to(running.dtype)))

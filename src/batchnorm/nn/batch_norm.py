@@ -16,6 +16,7 @@ from batchnorm.functional import check_arguments, mask_weights, normalize_and_up
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.running import Running
 from batchnorm.moments import wide_dtype
+from batchnorm.nn.leaf import as_leaf
 
 
 class _Layer(torch.nn.modules.batchnorm._BatchNorm):
@@ -23,6 +24,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
 
     activation: str | None
     _has_warned: bool
+    _refusals: Tensor | None  # (C,) batches that a channel's plain average (momentum=None) must not count
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         )
         self.activation = activation
         self._has_warned = False
+        self._refusals = None
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean, self.running_var = _kept_wide(self.running_mean), _kept_wide(self.running_var)
 
@@ -67,7 +70,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             RuntimeError: a wrong number of channels or a dtype that torch.nn refuses too.
         """
         if isinstance(input, fx.Proxy):
-            return _as_leaf(self, input, residual, mask)
+            return as_leaf(self, input, residual=residual, mask=mask)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         return self._normalize(input, residual, None if mask is None else mask_weights(input, mask))
 
@@ -85,8 +88,9 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
         training, tracks = self.training, self.track_running_stats
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        mean, var, counter = (self._buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked"))
+        # As attributes: pruning, parametrizations and sharding put plain tensors where parameters and buffers were.
+        weight, bias = self.weight, self.bias
+        mean, var, counter = self.running_mean, self.running_var, self.num_batches_tracked
         by_batch = training or (mean is None and var is None)
         self._check_channels(input, by_batch=by_batch)
         if training and not tracks:
@@ -96,7 +100,9 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         running = None
         if mean is not None and var is not None:
             # torch.nn, too, leaves the statistics as they are where the plain average is asked for and nobody counts.
-            running = Running(mean, var, 0.0 if momentum is None and counter is None else momentum, counter)
+            running = Running(
+                mean, var, 0.0 if momentum is None and counter is None else momentum, counter, self._refusals
+            )
         y, refused = normalize_and_update(
             input,
             running,
@@ -108,6 +114,8 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             residual=residual,
             weights=weights,
         )
+        if refused is not None and momentum is None:
+            self._refusals = refused.long() if self._refusals is None else self._refusals + refused
         self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
         return y
 
@@ -220,12 +228,3 @@ def _kept_wide(statistic: Tensor, before: Tensor | None = None) -> Tensor:
         return statistic
     source = statistic if before is None or before.is_meta or statistic.is_meta else before
     return source.to(device=statistic.device, dtype=torch.float32)
-
-
-def _as_leaf(layer: _Layer, *inputs: Any) -> fx.Proxy:
-    """One call_module node under torch.fx, which knows the layers in torch.nn for leaves but not those outside it."""
-    input, residual, mask = inputs
-    kwargs = {name: value for name, value in (("residual", residual), ("mask", mask)) if value is not None}
-    tracer = input.tracer
-    node: fx.Proxy = tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), kwargs)
-    return node

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from batchnorm.kernels import select
 from batchnorm.moments import Moments, wide_dtype
+from batchnorm.nn.leaf import as_leaf
 
+_STATE = ("anchor", "shift", "count", "m2")
 _CHUNK = 1 << 22  # values that are widened to float64 at a time
 
 
@@ -39,8 +42,9 @@ class InputNorm(torch.nn.Module):
     tensor([1., 0.], dtype=torch.float64)
     """
 
+    anchor: Tensor  # a value near the mean, from which deviations are measured: the mean of the first batch
+    shift: Tensor  # mean - anchor: kept apart, or chunks of data far from 0 would lose what one number cannot hold
     count: Tensor
-    mean: Tensor
     m2: Tensor
 
     def __init__(
@@ -54,7 +58,7 @@ class InputNorm(torch.nn.Module):
         if not eps >= 0:
             raise ValueError(f"InputNorm eps expected a number >= 0, got {eps}")
         self.eps = eps
-        for name in ("count", "mean", "m2"):
+        for name in _STATE:
             self.register_buffer(name, torch.zeros(self.shape, dtype=torch.float64))
 
     @classmethod
@@ -65,12 +69,13 @@ class InputNorm(torch.nn.Module):
         tensor([[0.5000]])
         """
         centre, scale = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (mean, std))
-        if centre.shape != scale.shape or not bool((scale >= 0).all()):
+        squares = scale * scale
+        if centre.shape != scale.shape or not bool(((scale >= 0) & (squares < torch.inf)).all()):
             raise ValueError(
                 f"InputNorm expected mean and std >= 0 of one shape, got {tuple(centre.shape)}, {tuple(scale.shape)}"
             )
         norm = cls(tuple(centre.shape), axis=axis)
-        norm._keep(Moments(torch.ones_like(centre), centre, scale * scale))
+        norm._keep(centre, Moments(torch.ones_like(centre), torch.zeros_like(centre), squares))
         return norm
 
     def fit(self, data: Any, *, sample_weight: Any = None) -> Self:
@@ -81,18 +86,28 @@ class InputNorm(torch.nn.Module):
                 tuple or list the first element counts.
             sample_weight: (N,), how often each row of one array counts; rows are the first axis.
         """
-        return self._accumulate(Moments.empty(self.shape), data, sample_weight)
+        nothing = torch.zeros(self.shape, dtype=torch.float64)
+        return self._accumulate(nothing, Moments(nothing, nothing, nothing), data, sample_weight)
 
     def partial_fit(self, data: Any, *, sample_weight: Any = None) -> Self:
         """Learn from `data` as well as from everything fitted so far."""
-        return self._accumulate(Moments(self.count.cpu(), self.mean.cpu(), self.m2.cpu()), data, sample_weight)
+        so_far = Moments(self.count.cpu(), self.shift.cpu(), self.m2.cpu())
+        return self._accumulate(self.anchor.cpu(), so_far, data, sample_weight)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each feature, float64."""
+        return self.anchor + self.shift
 
     @property
     def variance(self) -> Tensor:
-        """The biased variance of each feature, float64; 0 for a constant."""
-        variance = Moments(self.count, self.mean, self.m2).variance()
-        rounding = 4 * torch.finfo(variance.dtype).eps * self.mean.abs()
-        return torch.where(variance <= rounding * rounding, 0, variance)
+        """The biased variance of each feature, float64; 0 for a constant.
+
+        Values that differ by no more than the rounding of one number are a constant that was computed twice.
+        """
+        variance = Moments(self.count, self.shift, self.m2).variance()
+        rounding = torch.finfo(variance.dtype).eps * self.mean.abs()
+        return torch.where((self.count > 1) & (variance <= rounding * rounding), 0, variance)
 
     @property
     def std(self) -> Tensor:
@@ -102,6 +117,8 @@ class InputNorm(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize. input: any shape with the features at `axis`; comes back in its dtype, integers in the default."""
+        if isinstance(input, fx.Proxy):
+            return as_leaf(self, input)
         mean, std = self._constants(input)
         x = input.to(mean.dtype)
         nothing = torch.where(torch.isnan(x), x, 0)
@@ -118,12 +135,17 @@ class InputNorm(torch.nn.Module):
         return f"{self.shape if len(self.shape) != 1 else self.shape[0]}, axis={self.axis}, eps={self.eps}"
 
     def _constants(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if select.way(x) == "fused" and self.count.numel() and not bool((self.count > 0).any()):
+        can_look = select.way(x) == "fused" and not self.count.is_meta
+        if can_look and self.count.numel() and not bool((self.count > 0).any()):
             raise RuntimeError("InputNorm has no statistics yet: call fit(training_data) or load a state_dict first")
         axes = self._feature_axes(x.shape)
+        return self._spread(self.mean, axes, x.dim()), self._spread(self.std, axes, x.dim())
+
+    def _spread(self, feature: Tensor, axes: tuple[int, ...], rank: int) -> Tensor:
+        """A view of `feature`, of the features' shape, that broadcasts against an input with the features at `axes`."""
         order = sorted(range(len(axes)), key=axes.__getitem__)  # of the features' dimensions in the input
-        shape = [size if d in axes else 1 for d, size in enumerate(x.shape)]
-        return self.mean.permute(order).reshape(shape), self.std.permute(order).reshape(shape)
+        sizes = iter(feature.permute(order).shape)
+        return feature.permute(order).reshape([next(sizes) if d in axes else 1 for d in range(rank)])
 
     def _feature_axes(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Where the features are in an input of this shape, counted from its first axis."""
@@ -138,23 +160,28 @@ class InputNorm(torch.nn.Module):
             )
         return axes
 
-    def _accumulate(self, moments: Moments, data: Any, sample_weight: Any) -> Self:
+    def _accumulate(self, anchor: Tensor, moments: Moments, data: Any, sample_weight: Any) -> Self:
+        """Merge the Moments of data - anchor, then keep all; an error on the way changes nothing."""
         seen = False
         for rows, weights in _batches(data, sample_weight):
-            moments = moments.merge(self._moments(rows, weights))
+            axes = self._feature_axes(rows.shape)
+            if bool((moments.count == 0).any()):
+                anchor = torch.where(moments.count == 0, self._moments(rows, weights, axes).mean, anchor)
+            deviations = rows.to(wide_dtype(rows.device)) - self._spread(anchor.to(rows.device), axes, rows.dim())
+            moments = moments.merge(self._moments(deviations, weights, axes))
             seen = True
+            wrong = ~(torch.isfinite(anchor) & torch.isfinite(moments.m2))
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"InputNorm.fit: feature {wrong.nonzero()[0].tolist()} holds infinite values or overflows float64; "
+                    "leave such rows out"
+                )
         if not seen:
-            raise ValueError("InputNorm.fit expected at least one batch, got an iterable that is empty")
-        if not bool(torch.isfinite(moments.m2).all()):
-            where = (~torch.isfinite(moments.m2)).nonzero()[0].tolist()
-            raise ValueError(
-                f"InputNorm.fit: feature {where} holds infinite values or overflows float64; leave such rows out"
-            )
-        self._keep(moments)
+            raise ValueError("InputNorm.fit expected at least one row, got none")
+        self._keep(anchor, moments)
         return self
 
-    def _moments(self, x: Tensor, weights: Tensor | None) -> Moments:
-        axes = self._feature_axes(x.shape)
+    def _moments(self, x: Tensor, weights: Tensor | None, axes: tuple[int, ...]) -> Moments:
         dims = [d for d in range(x.dim()) if d not in axes]
         if not dims:
             raise ValueError(
@@ -168,14 +195,20 @@ class InputNorm(torch.nn.Module):
         count = found.count.expand(found.mean.shape)
         return Moments(count.permute(back).cpu(), found.mean.permute(back).cpu(), found.m2.permute(back).cpu())
 
-    def _keep(self, moments: Moments) -> None:
-        for name, value in (("count", moments.count), ("mean", moments.mean), ("m2", moments.m2)):
-            buffer = getattr(self, name)
-            buffer.copy_(value.expand(self.shape))
+    def _keep(self, anchor: Tensor, moments: Moments) -> None:
+        for name, value in zip(_STATE, (anchor, moments.mean, moments.count, moments.m2), strict=True):
+            getattr(self, name).copy_(value.expand(self.shape))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As ever; a state that is narrower and assigned, not copied, is widened."""
+        super()._load_from_state_dict(*args, **kwargs)
+        for name in _STATE:
+            state = getattr(self, name)
+            setattr(self, name, state.to(wide_dtype(state.device)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move; a cast of the model leaves the statistics in float64."""
-        before = {name: getattr(self, name) for name in ("count", "mean", "m2")}
+        before = {name: getattr(self, name) for name in _STATE}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             moved = getattr(self, name)
@@ -201,27 +234,27 @@ def _batches(data: Any, sample_weight: Any) -> Iterator[tuple[Tensor, Tensor | N
             raise ValueError("InputNorm.fit expected one array with sample_weight, got an iterable of batches")
         for batch in data:
             first = batch[0] if isinstance(batch, (tuple, list)) else batch
-            yield from _batches(_as_tensor(first), None)
+            yield from _batches(first if isinstance(first, Tensor) else np.asarray(first), None)
         return
-    x = _as_tensor(data)
+    x = data if isinstance(data, Tensor) else np.asarray(data)
     weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight), dtype=torch.float64)
-    if weights is not None and (weights.shape != x.shape[:1] or not bool((weights >= 0).all())):
-        raise ValueError(f"sample_weight expected {x.shape[0]} numbers >= 0, got shape {tuple(weights.shape)}")
-    if x.dim() == 0 or x.shape[0] == 0:
-        raise ValueError(f"InputNorm.fit expected at least one row, got shape {tuple(x.shape)}")
-    rows = max(1, _CHUNK // max(1, x[0].numel()))
+    if weights is not None and (weights.shape != tuple(x.shape[:1]) or not bool((weights >= 0).all())):
+        raise ValueError(f"sample_weight expected {len(x)} numbers >= 0, got shape {tuple(weights.shape)}")
+    if not x.shape:
+        raise ValueError("InputNorm.fit expected rows, got a single number")
+    rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
     for start in range(0, x.shape[0], rows):
-        yield x[start : start + rows], None if weights is None else weights[start : start + rows]
+        yield _as_tensor(x[start : start + rows]), None if weights is None else weights[start : start + rows]
 
 
 def _is_one_array(data: Any) -> bool:
+    """Whether `data` is rows itself, rather than something that yields batches of rows."""
+    if isinstance(data, (list, tuple)):
+        while isinstance(data, (list, tuple)) and data:
+            data = data[0]
+        return isinstance(data, (int, float, np.generic))
     if isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "__array__"):
         return True
-    if isinstance(data, (list, tuple)) and data:
-        first = data[0][0] if isinstance(data[0], (list, tuple)) and data[0] else data[0]
-        return isinstance(first, (int, float)) or (
-            isinstance(first, (list, tuple)) and _is_one_array(first) is not False
-        )
     if isinstance(data, Iterable):
         return False
     raise TypeError(f"InputNorm.fit expected an array, a tensor or an iterable of batches, got {type(data).__name__}")
@@ -236,7 +269,9 @@ def _as_tensor(data: Any) -> Tensor:
             raise TypeError(f"InputNorm.fit expected numbers, got an array of {array.dtype}")
         if (array.dtype.kind == "u" and array.dtype.itemsize > 1) or array.dtype == np.longdouble:
             array = array.astype(np.float64)
-        x = torch.as_tensor(np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array)
+        # torch takes no negative strides, and warns of memory that it could not write to.
+        has_to_copy = any(stride < 0 for stride in array.strides) or not array.flags.writeable
+        x = torch.as_tensor(array.copy() if has_to_copy else array)
     if x.is_complex():
         raise TypeError("InputNorm.fit expected real numbers, got complex ones")
     return x

@@ -56,10 +56,10 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
 def describe_schema(schema: Schema) -> dict[str, Any]:
     """The schema as it is stored, and the unit of each column that names one."""
     values = schema.to_dict()
-    described = zip((*schema.columns, schema.target), (*values["columns"], values["target"]), strict=True)
-    for column, found in described:
-        if column.unit is not None:
-            found["unit"] = column.unit
+    units = [*(column.unit for column in schema.columns), schema.target.unit]
+    for unit, described in zip(units, [*values["columns"], values["target"]], strict=True):
+        if unit is not None:
+            described["unit"] = unit
     return values
 
 
