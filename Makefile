@@ -24,8 +24,8 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/train.py
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.accuracy
 
 clean:
 	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,6 +1,6 @@
 """Training steps per second, a small and a wide network: this package, plain torch, scikit-learn, interleaved.
 
-    python benchmarks/train.py [--repeats 15]
+    python -m benchmarks.train [--repeats 15]
 
 The answer first: before the clock starts, one step of ours must give the gradients that autograd gives on the same
 network in plain torch. Then A B C A B C ..., medians, ratios, and plain torch against itself for the noise.
@@ -18,13 +18,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from benchmarks.machine import append_row, line
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from batchnorm.training.assemble import Assembly, Examples, assemble
 from batchnorm.training.settings import Settings
 from batchnorm.training.threads import suited_to
-from machine import append_row, line
 
 CLASSES, FEATURES, RATE = 10, 784, 0.1
 CASES = {"3x100, batch 60": ((100, 100, 100), 60, 200), "3x512, batch 256": ((512, 512, 512), 256, 25)}
