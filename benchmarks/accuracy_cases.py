@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tests.reference.exact import IS_WIDER, Array, Problem, solve
+from tests.reference.exact import IS_WIDER, Problem, solve
 from torch import Tensor
 
 EPS = 1e-5
 
 Floats = NDArray[np.float64]
+Array = NDArray[np.floating]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 
@@ -76,7 +77,7 @@ class Question:
         x: (N, C, *) of the case's dtype and layout.
         gamma, beta: (C,); float32 where x is narrower, else as x.
         running: (mean, variance), each (C,) like gamma: what the batch itself has, rounded.
-        exact: (M, C), in the order of the positions of x.
+        exact: (M, C), in the order of the positions of x; in double where x is narrower, else in long double.
     """
 
     inputs: str
@@ -119,8 +120,9 @@ def ratios(errors: Array, floor: Array) -> Array:
 
 
 def as_array(t: Tensor) -> Array:
-    """A tensor's values in NumPy's long double."""
-    return t.detach().double().numpy().astype(np.longdouble)
+    """A tensor's values in double, float64 ones in long double: room for their distance from the exact ones."""
+    values = t.detach().double().numpy()
+    return values.astype(np.longdouble) if t.dtype == DOUBLE else values
 
 
 def questions(
@@ -149,7 +151,8 @@ def _of_values(
     batch = solve(problem)
     mean, variance = (torch.from_numpy(s.astype(np.float64)).to(own) for s in (batch.mean, batch.variance))
     at_test_time = replace(problem, running=(mean.double().numpy(), variance.double().numpy()))
-    for training, exact in ((True, batch.y), (False, solve(at_test_time).y)):
+    for training, solution in ((True, batch), (False, solve(at_test_time))):
+        exact = solution.y if dtype == DOUBLE else solution.y.astype(np.float64)
         for layout in layouts:
             x = _laid_out(rows, layout)
             yield Question(name, layout, training, x, gamma, beta, (mean, variance), exact)

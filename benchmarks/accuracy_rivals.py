@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.accuracy_cases import EPS, Question, as_array
-from tests.reference.exact import Array
+from benchmarks.accuracy_cases import EPS, Array, Question, as_array
 
 from batchnorm.functional import batch_norm
 
@@ -87,4 +86,4 @@ def _for_jax(q: Question):
 
 
 def _channels_second(y: np.ndarray, axis: int) -> Array:
-    return np.moveaxis(y, axis, 1).astype(np.longdouble)
+    return np.moveaxis(y, axis, 1)
