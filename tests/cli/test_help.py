@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -90,3 +91,15 @@ def test_what_is_typed_wrongly_is_a_message_and_exit_code_2(arguments: tuple[str
     assert answer.out == ""
     assert said in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_output_that_cannot_be_written_ends_in_one_message(asked: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "batchnorm", asked], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("batchnorm: the output could not be written")
+    assert len(ended.stderr.splitlines()) == 1

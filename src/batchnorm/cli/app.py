@@ -32,7 +32,9 @@ class _Commands(TyperGroup):
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: note(str(message))
             try:
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # a full disk is heard of here, while it can still be said
+                return result
             except BatchnormError as error:
                 typer.echo(f"batchnorm: {error}", err=True)
                 raise typer.Exit(2) from error
@@ -41,8 +43,22 @@ class _Commands(TyperGroup):
                 raise typer.Exit(INTERRUPTED) from error
             except BrokenPipeError as error:
                 # Whoever read our output has gone; nothing is left to say, not even at shutdown.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                _mute()
                 raise typer.Exit(0) from error
+            except OSError as error:
+                raise typer.Exit(_unwritten(error)) from error
+
+
+def _unwritten(error: OSError) -> int:
+    """Say that the output had nowhere to go; the exit code."""
+    typer.echo(f"batchnorm: the output could not be written: {error.strerror or error}", err=True)
+    _mute()
+    return 2
+
+
+def _mute() -> None:
+    """Let what is left in standard output's buffer go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -77,4 +93,7 @@ def common(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="batchnorm")
+    try:
+        app(prog_name="batchnorm")
+    except OSError as error:  # --help and --version speak before there is a command
+        sys.exit(_unwritten(error))

@@ -42,8 +42,9 @@ def demo(
         options = _OPTIONS | inputs | {"steps": steps, "seed": seed}
         folder = RunFolder(out / name)
         plan = plan_of(options)
-        folder.begin(options, overwrite=True)
-        finished = carry_out(plan, folder, keep_every=5.0, quiet=quiet or as_json)
+        with folder.held():
+            folder.begin(options, overwrite=True)
+            finished = carry_out(plan, folder, keep_every=5.0, quiet=quiet or as_json)
         if finished is None:
             typer.echo("demo stopped", err=True)
             raise typer.Exit(INTERRUPTED)

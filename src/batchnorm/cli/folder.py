@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def previous(self) -> Path:
+        """Where --overwrite keeps the run that was here, until the new one is finished."""
+        return self.path / "previous"
+
+    @property
     def is_begun(self) -> bool:
         """Whether a run was begun here, finished or not."""
         return self._is_there(self.options)
@@ -61,19 +67,25 @@ class RunFolder:
             SettingsError: another run is here, and it is not to be overwritten.
             OutputError: the folder cannot be made.
         """
-        if not overwrite and any(self._is_there(path) for path in (self.model, self.record, self.options)):
+        taken = [path for path in (*self._results, self.options, self.checkpoints) if self._is_there(path)]
+        if taken and not overwrite:
             state = "a finished run" if self.is_finished else "an unfinished run"
+            if not self.is_begun:
+                state = f"{taken[0].name}, which a run would replace"
             raise SettingsError(
                 f"{self.path} holds {state}: go on with --resume, replace it with --overwrite, or name another --out"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # The finish mark goes first: a run that is killed from here on is an unfinished one.
-            for old in (self.record, self.options, self.model, self.report):
-                old.unlink(missing_ok=True)
-            if self.checkpoints.exists():
-                shutil.rmtree(self.checkpoints)
-            self.checkpoints.mkdir()
+            if any(path.exists() for path in self._results):
+                self.previous.mkdir(exist_ok=True)
+                # The finish mark goes first: a run that is killed from here on is an unfinished one.
+                for old in self._results:
+                    if old.exists():
+                        old.replace(self.previous / old.name)
+            self.options.unlink(missing_ok=True)
+            self._drop_checkpoints()
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise self._unusable(error) from error
         atomic_write(self.options, json.dumps(options, indent=1).encode())
@@ -106,7 +118,52 @@ class RunFolder:
     def finish(self, record: dict[str, Any]) -> None:
         """Mark the run finished and drop what only an unfinished one needs."""
         atomic_write(self.record, json.dumps(record).encode())
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self._drop_checkpoints()
+        for old in self._results:
+            (self.previous / old.name).unlink(missing_ok=True)
+        _remove_if_empty(self.previous)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training here meanwhile; where the system knows no such locks, do nothing.
+
+        Raises:
+            SettingsError: another process is training here.
+            OutputError: the folder cannot be made.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        lock = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            raise self._unusable(error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SettingsError(
+                    f"{self.path} is being trained in by another process: wait for it, or name another --out"
+                ) from None
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+
+    @property
+    def _results(self) -> tuple[Path, ...]:
+        """What a finished run leaves, its finish mark first."""
+        return (self.record, self.model, self.report)
+
+    def _drop_checkpoints(self) -> None:
+        """Remove our checkpoints, and the folder unless someone else keeps something there."""
+        for ours in [*self.checkpoints.glob("network-*.safetensors"), *self.checkpoints.glob(".network-*.part")]:
+            ours.unlink(missing_ok=True)
+        _remove_if_empty(self.checkpoints)
 
     def _is_there(self, path: Path) -> bool:
         try:
@@ -116,6 +173,11 @@ class RunFolder:
 
     def _unusable(self, error: OSError) -> OutputError:
         return OutputError(f"--out {self.path} cannot be used: {error.strerror or error}: choose another folder")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def fresh(data_name: str) -> Path:

@@ -64,9 +64,10 @@ def single_lines(record: Record) -> list[str]:
     lines = []
     for single in record.singles:
         sure = "" if single.probability is None else f" ({single.probability:.1%})"
-        lines.append(
-            f"test row {single.row + 1} alone: {record.target_name} {single.predicted}{sure}, true {single.true}"
-        )
+        predicted, true = single.predicted, single.true
+        if record.task == "regression":
+            predicted, true = f"{float(predicted):.6g}", f"{float(true):.6g}"
+        lines.append(f"test row {single.row + 1} alone: {record.target_name} {predicted}{sure}, true {true}")
     return lines
 
 

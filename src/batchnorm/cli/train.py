@@ -116,16 +116,17 @@ def train(
         if folder.is_finished:
             say_finished(folder, as_json=as_json)
             return
-        plan = plan_of(started)
-        folder.go_on()
+        plan, begin = plan_of(started), folder.go_on
     else:
         if resume:
             note(f"{folder.path} holds no run to go on with: this one begins")
         plan = plan_of(options)  # what is wrong with data or settings is said before a folder is made
-        folder.begin(options, overwrite=overwrite)
-    for line in (*unused(given, plan), *plan.data.notes):
-        note(line)
-    finished = carry_out(plan, folder, keep_every=checkpoint_every, quiet=quiet or as_json)
+        begin = partial(folder.begin, options, overwrite=overwrite)
+    with folder.held():
+        begin()
+        for line in (*unused(given, plan), *plan.data.notes):
+            note(line)
+        finished = carry_out(plan, folder, keep_every=checkpoint_every, quiet=quiet or as_json)
     if finished is None:
         typer.echo(
             f"stopped and kept; go on with: batchnorm train --resume --out {shlex.quote(str(folder.path))}", err=True

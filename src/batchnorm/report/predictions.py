@@ -54,4 +54,5 @@ def _number_row(single: SinglePrediction) -> Sequence[str]:
     except ValueError:
         return wording.count(single.row), single.true, single.predicted, ""
     sign = "+" if off > 0 and math.isfinite(off) else ""
-    return wording.count(single.row), single.true, single.predicted, f"{sign}{wording.number(off)}"
+    true, predicted = (f"{float(text):.6g}" for text in (single.true, single.predicted))
+    return wording.count(single.row), true, predicted, f"{sign}{wording.number(off)}"

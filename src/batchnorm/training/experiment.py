@@ -183,7 +183,7 @@ def _singles(predictor: Predictor, data: Prepared) -> tuple[SinglePrediction, ..
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _finite(value: float) -> float | None:
