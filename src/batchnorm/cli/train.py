@@ -47,7 +47,7 @@ def train(
             help="CSV, TSV, Parquet, .npy, .npz or IDX file; or digits, wine, breast_cancer, diabetes.",
         ),
     ] = "digits",
-    target: Annotated[str | None, _data("Column to predict: name, number or 'last'.")] = None,
+    target: Annotated[str | None, _data("Column to predict: its name or 'last'; its number with --no-header.")] = None,
     task: Annotated[str, _data("auto, classification or regression.")] = "auto",
     test: Annotated[str | None, _data("File of test rows; otherwise some rows are held out.")] = None,
     labels: Annotated[str | None, _data("Labels file of an IDX or .npy file.")] = None,
