@@ -11,6 +11,7 @@ scikit-learn has no batch normalization: its MLPClassifier is the same network w
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 import warnings
@@ -26,6 +27,7 @@ from batchnorm.training.assemble import Assembly, Examples, assemble
 from batchnorm.training.settings import Settings
 from batchnorm.training.threads import suited_to
 
+_PAUSE = 0.2  # seconds between rivals
 CLASSES, FEATURES, RATE = 10, 784, 0.1
 CASES = {"3x100, batch 60": ((100, 100, 100), 60, 200), "3x512, batch 256": ((512, 512, 512), 256, 25)}
 
@@ -62,8 +64,12 @@ def _measure(rivals: dict[str, Callable[[], None]], repeats: int) -> dict[str, l
     for steps in rivals.values():
         steps()
     seconds: dict[str, list[float]] = {rival: [] for rival in rivals}
+    chance = random.Random(0)
     for _ in range(repeats):
-        for rival, steps in rivals.items():
+        # In another order each time, with a pause: scikit-learn's threads go on spinning for a while after their work,
+        # and whoever always came next would pay for them.
+        for rival, steps in chance.sample(sorted(rivals.items()), len(rivals)):
+            time.sleep(_PAUSE)
             began = time.perf_counter()
             steps()
             seconds[rival].append(time.perf_counter() - began)
