@@ -1,0 +1,60 @@
+// Work spread over the threads of the process's OpenMP pool, which is torch's where torch was imported first.
+//
+// What is summed is cut into chunks by the batch's shape alone; threads take chunks, and a channel's chunks are added
+// in their order: the same bits whatever the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace batchnorm::BATCHNORM_VARIANT {
+
+struct Range {
+  std::int64_t begin = 0, end = 0;
+};
+
+// The share of `items` that falls to one of `threads`, each share a whole number of `grain`.
+inline Range share(std::int64_t items, int thread, int threads, std::int64_t grain = 1) {
+  const std::int64_t grains = (items + grain - 1) / grain;
+  const auto at = [&](int t) { return std::min(items, grains * t / threads * grain); };
+  return {at(thread), at(thread + 1)};
+}
+
+// How many threads are worth waking for `values` values.
+inline int threads_for(std::int64_t values) {
+#if defined(_OPENMP)
+  constexpr std::int64_t kWorthAThread = 16384;
+  if (values < 2 * kWorthAThread || omp_in_parallel()) return 1;
+  return static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), values / kWorthAThread));
+#else
+  (void)values;
+  return 1;
+#endif
+}
+
+// work(thread, threads) on each; threads wait for one another only through `meet`.
+template <class Work>
+void spread(int threads, const Work& work) {
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    work(omp_get_thread_num(), omp_get_num_threads());
+    return;
+  }
+#endif
+  work(0, 1);
+}
+
+inline void meet(int threads) {
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp barrier
+  }
+#endif
+}
+
+}  // namespace batchnorm::BATCHNORM_VARIANT

@@ -1,0 +1,202 @@
+// Batches that lie as rows: x[row][channel], (N, C) and channels-last.
+//
+// Rows of few channels are taken several at a time, so that a vector has no idle lanes: k rows of C channels are one
+// row of k * C columns, and column j belongs to channel j % C. Columns are taken in blocks whose sums and constants stay
+// in registers, over as many rows as the first-level cache holds.
+//
+// Threads share the columns where there are many (nothing to wait for), else chunks of rows, whose sums meet once.
+#pragma once
+
+#include <atomic>
+#include <numeric>
+#include <vector>
+
+#include "slabs.hpp"
+
+namespace batchnorm::BATCHNORM_VARIANT {
+
+template <int kVectors>
+struct Many {};
+
+struct Rows {
+  std::int64_t rows, channels;       // as they lie
+  std::int64_t fold = 1;             // rows taken as one
+  std::int64_t columns, folded;      // fold * channels, and how many whole folded rows there are
+  std::int64_t stride;               // of per-column arrays: columns, and lanes to spare
+  std::int64_t rows_a_chunk, chunks;
+
+  Rows(const Shape& s, int lanes, bool may_fold) : rows(s.rows), channels(s.channels) {
+    const std::int64_t whole = lanes / std::gcd<std::int64_t>(lanes, channels);
+    if (may_fold && channels < 512 && whole * channels <= 2048 && rows >= 4 * whole) fold = whole;
+    while (may_fold && fold > 0 && columns_at(2 * fold) <= 64 && rows >= 8 * fold) fold *= 2;
+    columns = fold * channels;
+    folded = rows / fold;
+    stride = (columns + 2 * lanes - 1) / lanes * lanes;
+    rows_a_chunk = std::max<std::int64_t>(64, 65536 / columns);
+    chunks = std::max<std::int64_t>(1, folded / rows_a_chunk);
+  }
+
+  std::int64_t columns_at(std::int64_t f) const { return f * channels; }
+  // The last chunk has what is left over, too.
+  Range chunk(std::int64_t k) const { return {k * rows_a_chunk, k + 1 == chunks ? folded : (k + 1) * rows_a_chunk}; }
+
+  // Calls block(vectors, lanes, rows, column) over a chunk's rows and a range of columns.
+  template <int kBlock, int kLanes, class Block>
+  BATCHNORM_INLINE void over(std::int64_t k, Range columns_wanted, const Block& block) const {
+    const Range range = chunk(k);
+    const std::int64_t at_once = std::max<std::int64_t>(8, 8192 / columns);
+    for (std::int64_t r = range.begin; r < range.end; r += at_once) {
+      across<kBlock, kLanes>({r, std::min(range.end, r + at_once)}, columns_wanted, block);
+    }
+    const std::int64_t left = (rows - folded * fold) * channels;
+    if (k + 1 == chunks && left > 0) {
+      across<kBlock, kLanes>({folded, folded + 1}, {columns_wanted.begin, std::min(columns_wanted.end, left)}, block);
+    }
+  }
+
+ private:
+  template <int kBlock, int kLanes, class Block>
+  BATCHNORM_INLINE void across(Range r, Range c, const Block& block) const {
+    std::int64_t column = c.begin;
+    for (; column + kBlock * kLanes <= c.end; column += kBlock * kLanes) block(Many<kBlock>{}, Full{}, r, column);
+    for (; column + kLanes <= c.end; column += kLanes) block(Many<1>{}, Full{}, r, column);
+    if (column < c.end) block(Many<1>{}, Part{static_cast<int>(c.end - column)}, r, column);
+  }
+};
+
+#if defined(__AVX512F__)
+inline constexpr int kLightBlock = 4, kHeavyBlock = 2;  // vectors whose state fits in the registers
+#else
+inline constexpr int kLightBlock = 2, kHeavyBlock = 1;
+#endif
+
+template <class M, class T, Act A, bool kExtras>
+struct RowSteps {
+  const Rows& rows;
+  const double* weights;
+  using Number = typename M::Number;
+
+  template <class Math>
+  BATCHNORM_INLINE typename Math::Weights weight(std::int64_t row) const {
+    if constexpr (kExtras) {
+      if (weights != nullptr) return Math::weights(weights[row]);
+    }
+    return typename Math::Weights{};
+  }
+
+  // sums: kArrays arrays of columns, added to. anchors: one array.
+  void moments(const T* x, std::int64_t chunk, Range columns, const double* anchors, double* sums) const {
+    const MomentsBody<M, T, kExtras> body{x, weights != nullptr};
+    rows.template over<kLightBlock, M::kLanes>(
+        chunk, columns,
+        [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
+          typename M::Sums held[kVectors];
+          typename M::Anchor anchor[kVectors];
+          for (int v = 0; v < kVectors; ++v) {
+            held[v].load(sums + column + v * M::kLanes, rows.stride);
+            anchor[v] = M::anchors(anchors + column + v * M::kLanes);
+          }
+          for (std::int64_t r = range.begin; r < range.end; ++r) {
+            const std::int64_t at = r * rows.columns + column;
+            for (int v = 0; v < kVectors; ++v) {
+              body.at(at + v * M::kLanes, lanes, anchor[v], M::as_numbers(anchor[v]), weight<M>(r), held[v]);
+            }
+          }
+          for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * M::kLanes, rows.stride);
+        });
+  }
+
+  template <class Math, bool kPast>
+  void normalize(const Forward& f, std::int64_t chunk, Range columns, const typename Math::Number* constants) const {
+    const ForwardBody<Math, T, A, kExtras> body{static_cast<const T*>(f.x), static_cast<T*>(f.y),
+                                                static_cast<const T*>(f.residual), f.activation, weights != nullptr};
+    rows.template over<kLightBlock, Math::kLanes>(
+        chunk, columns,
+        [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
+          typename Math::Apply apply[kVectors];
+          for (int v = 0; v < kVectors; ++v) apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
+          for (std::int64_t r = range.begin; r < range.end; ++r) {
+            const std::int64_t at = r * rows.columns + column;
+            for (int v = 0; v < kVectors; ++v) {
+              body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r));
+            }
+          }
+        });
+  }
+
+  template <class Math>
+  auto gradients(const Backward& b) const {
+    return GradientBody<Math, T, A, kExtras>{static_cast<const T*>(b.x),
+                                             static_cast<const T*>(b.dy),
+                                             static_cast<const T*>(b.residual),
+                                             static_cast<T*>(b.dx),
+                                             static_cast<T*>(b.dresidual),
+                                             b.activation,
+                                             weights != nullptr};
+  }
+
+  template <class Math>
+  void sum_gradients(const Backward& b, std::int64_t chunk, Range columns, const typename Math::Number* constants,
+                     double* sums) const {
+    const auto body = gradients<Math>(b);
+    rows.template over<kHeavyBlock, Math::kLanes>(
+        chunk, columns,
+        [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
+          typename Math::Sums held[kVectors];
+          typename Math::Apply apply[kVectors];
+          for (int v = 0; v < kVectors; ++v) {
+            held[v].load(sums + column + v * Math::kLanes, rows.stride);
+            apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
+          }
+          for (std::int64_t r = range.begin; r < range.end; ++r) {
+            const std::int64_t at = r * rows.columns + column;
+            for (int v = 0; v < kVectors; ++v) {
+              body.add(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r), held[v]);
+            }
+          }
+          for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * Math::kLanes, rows.stride);
+        });
+  }
+
+  // slopes: three arrays of columns, scale, along, across.
+  template <class Math, bool kPast>
+  void descend(const Backward& b, std::int64_t chunk, Range columns, const typename Math::Number* constants,
+               const typename Math::Number* slopes) const {
+    using V = typename Math::V;
+    const auto body = gradients<Math>(b);
+    rows.template over<kHeavyBlock, Math::kLanes>(
+        chunk, columns,
+        [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
+          typename Math::Apply apply[kVectors];
+          V scale[kVectors], along[kVectors], across[kVectors];
+          for (int v = 0; v < kVectors; ++v) {
+            const std::int64_t at = column + v * Math::kLanes;
+            apply[v] = Math::apply(constants + at, rows.stride);
+            scale[v] = unaligned<V>(slopes + at);
+            along[v] = unaligned<V>(slopes + rows.stride + at);
+            across[v] = unaligned<V>(slopes + 2 * rows.stride + at);
+          }
+          for (std::int64_t r = range.begin; r < range.end; ++r) {
+            const std::int64_t at = r * rows.columns + column;
+            for (int v = 0; v < kVectors; ++v) {
+              body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], scale[v], along[v], across[v],
+                                      weight<Math>(r));
+            }
+          }
+        });
+  }
+};
+
+// Adds one chunk's sums to the total's, in the order of the chunks.
+template <class M>
+void merge_columns(double* total, const double* part, Range columns, std::int64_t stride) {
+  for (std::int64_t c = columns.begin; c < columns.end; c += M::kLanes) {
+    typename M::Sums all, more;
+    all.load(total + c, stride);
+    more.load(part + c, stride);
+    all.merge(more);
+    all.store(total + c, stride);
+  }
+}
+
+}  // namespace batchnorm::BATCHNORM_VARIANT

@@ -1,0 +1,78 @@
+// One instruction set's kernels: the same source, compiled once for each with BATCHNORM_VARIANT naming it.
+#include "row_passes.hpp"
+
+#define BATCHNORM_TEXT_OF(name) #name
+#define BATCHNORM_TEXT(name) BATCHNORM_TEXT_OF(name)
+
+namespace batchnorm::BATCHNORM_VARIANT {
+namespace {
+
+template <class M, class T, Act A, bool kExtras>
+std::int64_t forward_laid_out(const Forward& f) {
+  return f.shape.positions == 1 ? forward_rows<M, T, A, kExtras>(f) : forward_slabs<M, T, A, kExtras>(f);
+}
+
+template <class M, class T, Act A, bool kExtras>
+void backward_laid_out(const Backward& b) {
+  b.shape.positions == 1 ? backward_rows<M, T, A, kExtras>(b) : backward_slabs<M, T, A, kExtras>(b);
+}
+
+template <class M, class T>
+std::int64_t forward_of(const Forward& f) {
+  const bool extras = f.residual != nullptr || f.weights != nullptr;
+  switch (f.activation) {
+    case Activation::none:
+      return extras ? forward_laid_out<M, T, Act::none, true>(f) : forward_laid_out<M, T, Act::none, false>(f);
+    case Activation::relu:
+      return extras ? forward_laid_out<M, T, Act::relu, true>(f) : forward_laid_out<M, T, Act::relu, false>(f);
+    default:
+      return forward_laid_out<M, T, Act::other, true>(f);
+  }
+}
+
+template <class M, class T>
+void backward_of(const Backward& b) {
+  const bool extras = b.residual != nullptr || b.weights != nullptr || b.dresidual != nullptr || b.dx == nullptr;
+  switch (b.activation) {
+    case Activation::none:
+      return extras ? backward_laid_out<M, T, Act::none, true>(b) : backward_laid_out<M, T, Act::none, false>(b);
+    case Activation::relu:
+      return extras ? backward_laid_out<M, T, Act::relu, true>(b) : backward_laid_out<M, T, Act::relu, false>(b);
+    default:
+      return backward_laid_out<M, T, Act::other, true>(b);
+  }
+}
+
+std::int64_t forward(const Forward& f) {
+  switch (f.element) {
+    case Element::f32: return forward_of<Fast, float>(f);
+    case Element::bf16: return forward_of<Fast, bf16>(f);
+    case Element::f16: return forward_of<Fast, f16>(f);
+    default: return forward_of<Exact, double>(f);
+  }
+}
+
+void backward(const Backward& b) {
+  switch (b.element) {
+    case Element::f32: return backward_of<Fast, float>(b);
+    case Element::bf16: return backward_of<Fast, bf16>(b);
+    case Element::f16: return backward_of<Fast, f16>(b);
+    default: return backward_of<Exact, double>(b);
+  }
+}
+
+void statistics(const Statistics& s) {
+  switch (s.element) {
+    case Element::f32: return statistics_rows<Fast, float>(s);
+    case Element::bf16: return statistics_rows<Fast, bf16>(s);
+    case Element::f16: return statistics_rows<Fast, f16>(s);
+    default: return statistics_rows<Exact, double>(s);
+  }
+}
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels{BATCHNORM_TEXT(BATCHNORM_VARIANT), &forward, &backward, &statistics};
+
+}  // namespace batchnorm::BATCHNORM_VARIANT
