@@ -52,7 +52,7 @@ def test_prepare_takes_the_task_that_is_given(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "t.csv", [(row, row % 3) for row in range(60)], header="a,y")
     assert prepare(path, target="y").schema.target.kind == "class"
     assert prepare(path, target="y", task="regression").y_train.dtype == np.float64
-    with pytest.raises(SettingsError, match="task: expected auto, classification or regression, got 'guess'"):
+    with pytest.raises(SettingsError, match="task expected auto, classification or regression, got 'guess'"):
         prepare(path, target="y", task="guess")  # type: ignore[arg-type]
 
 

@@ -66,10 +66,10 @@ def test_split_is_the_same_on_every_machine() -> None:
 @pytest.mark.parametrize("name", ["test_fraction", "validation_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, 2, float("nan")])
 def test_split_refuses_a_share_that_is_none(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=f"{name}: expected a share from 0 up to but not including 1, got {value}"):
+    with pytest.raises(SettingsError, match=f"{name} expected a share from 0 up to but not including 1, got {value}"):
         split(10, **{name: value})
 
 
 def test_split_refuses_a_negative_seed() -> None:
-    with pytest.raises(SettingsError, match="seed: expected 0 or a positive integer, got -1"):
+    with pytest.raises(SettingsError, match="seed expected 0 or a positive integer, got -1"):
         split(10, seed=-1)

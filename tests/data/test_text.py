@@ -114,7 +114,7 @@ def test_empty_file_is_refused(path: Path, content: str, said: str) -> None:
 
 def test_header_alone_is_refused(path: Path) -> None:
     path.write_text("a,b\n")
-    with pytest.raises(DataError, match=r"has a header line and no rows: expected at least one row below a, b\."):
+    with pytest.raises(DataError, match=r"has a header line and no rows: expected at least one row below 'a', 'b'\."):
         cells(path, header=True)
 
 
@@ -138,7 +138,7 @@ def test_first_line_of_data_is_refused_as_header(path: Path, first: str) -> None
 
 def test_header_line_read_as_data_is_refused(path: Path) -> None:
     path.write_text("size,colour\n1,red\n2,blue\n")
-    with pytest.raises(DataError, match=r"got \('size', 'colour'\) in the first line .* leave --no-header out"):
+    with pytest.raises(DataError, match=r"got 'size', 'colour' in the first line .* leave --no-header out"):
         cells(path)
     path.write_text("big,red\nsmall,blue\n")
     assert len(cells(path)) == 2

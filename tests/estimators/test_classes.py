@@ -54,6 +54,15 @@ def test_class_of_rows_that_do_not_count_is_none() -> None:
         classifier().fit(x, y, sample_weight=(y == 1).astype(float))
 
 
+def test_message_about_very_many_or_long_classes_is_short() -> None:
+    x = np.arange(600.0).reshape(-1, 1)
+    y = np.array([f"class {i % 300}" for i in range(600)])
+    model = classifier(max_iter=1).fit(x, y)
+    with pytest.raises(DataError, match=r"y expected classes among 'class 0', .* and 292 more, got 'xxx.*…'") as caught:
+        model.partial_fit(x[:1], np.array(["x" * 100_000]))
+    assert len(str(caught.value)) < 300
+
+
 def test_classes_of_several_kinds_raise() -> None:
     x, _ = some(IRIS, 4)
     with pytest.raises(DataError, match="classes of one kind, texts or numbers, got several"):

@@ -14,7 +14,8 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFit
 from tests.estimators.problems import DIABETES, IRIS, classifier, raw, regressor, some
 
 from batchnorm import BatchNormClassifier, BatchNormRegressor
-from batchnorm.errors import SettingsError
+from batchnorm.errors import DataError, SettingsError
+from batchnorm.estimators.base import BatchNormEstimator
 from batchnorm.estimators.watch import Watch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -201,6 +202,45 @@ def test_target_as_a_column_warns_and_is_taken() -> None:
     with pytest.warns(DataConversionWarning):
         model = classifier().fit(x, y.reshape(-1, 1))
     assert (raw(model, x) == raw(classifier().fit(x, y), x)).all()
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1e200, r"^y expected numbers up to 1e\+150, .*, got 3.46e\+202: change its unit"),
+        (-1e200, r"got -3.46e\+202"),
+        (1e-300, r"^y expected numbers that differ by 1e-150 or more, .* differences up to 3.21e-298: change the unit"),
+    ],
+)
+def test_target_whose_squares_overflow_or_vanish_raises(factor: float, said: str) -> None:
+    """1e200 ended as if training had diverged; 1e-300 was trained on as if it were constant."""
+    x, y = DIABETES
+    with pytest.raises(DataError, match=said):
+        regressor().fit(x, y * factor)
+    with pytest.raises(DataError, match=said):
+        regressor().partial_fit(x, y * factor)
+
+
+def test_target_of_very_small_or_large_numbers_is_learnt_like_any() -> None:
+    x, y = DIABETES
+    usual = regressor().fit(x, y).predict(x)
+    for exponent in (-400, 400):  # powers of two change no digit
+        scaled = regressor().fit(x, np.ldexp(y, exponent)).predict(x)
+        np.testing.assert_array_equal(np.ldexp(scaled, -exponent), usual)
+
+
+def test_batch_of_a_stream_may_hold_targets_that_hardly_differ() -> None:
+    x, y = DIABETES
+    model = regressor().partial_fit(x, y)
+    model.partial_fit(x[:9], np.resize([0.0, 1e-200], 9))
+    assert np.isfinite(model.predict(x)).all()
+    with pytest.raises(DataError, match="numbers up to"):
+        model.partial_fit(x[:9], y[:9] * 1e200)
+
+
+def test_estimator_of_no_kind_of_target_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        BatchNormEstimator()
 
 
 @BOTH

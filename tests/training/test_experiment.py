@@ -81,10 +81,29 @@ def test_numbers_whose_squares_overflow_are_refused_at_once(wine: Plan, diabetes
     """A lone 1e200 among the training rows ended in a traceback after the run's folder was made."""
     huge = wine.data.x_train.copy()
     huge[3, 1] = -1e200
-    with pytest.raises(DataError, match=r"column 'malic_acid' expected numbers up to 1e\+150, .*, got 1e\+200"):
+    assert wine.data.numbers_train is not None
+    row = wine.data.numbers_train[3]
+    said = rf"^wine: column 'malic_acid' expected numbers up to 1e\+150, .*, got -1e\+200 in row {row}: repair it"
+    with pytest.raises(DataError, match=said):
         replace(wine, data=replace(wine.data, x_train=huge))
-    with pytest.raises(DataError, match="column 'progression' expected numbers up to"):
+    with pytest.raises(DataError, match=r"^diabetes: target 'progression' expected numbers up to .* in row \d+: "):
         replace(diabetes, data=replace(diabetes.data, y_train=diabetes.data.y_train * 1e200))
+
+
+def test_targets_whose_differences_vanish_when_squared_are_refused_at_once(diabetes: Plan) -> None:
+    """Targets of 1e-300 were trained on as if they were all the same, and answered with numbers around 0.1."""
+    said = "target 'progression' expected numbers that differ by 1e-150 or more, .*: change the unit"
+    with pytest.raises(DataError, match=said):
+        replace(diabetes, data=replace(diabetes.data, y_train=diabetes.data.y_train * 1e-300))
+    replace(diabetes, data=replace(diabetes.data, y_train=diabetes.data.y_train * 1e-140))
+
+
+def test_numbers_train_are_the_rows_of_the_source_as_a_person_counts_them(tmp_path: Path) -> None:
+    lines = ["a,y", *(f"{row},{row * 0.5}" for row in range(1, 41))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    data = prepare(tmp_path / "t.csv", target="y")
+    assert data.numbers_train is not None
+    np.testing.assert_array_equal(data.numbers_train, data.x_train[:, 0])
 
 
 @pytest.mark.parametrize("value", [1e308, 1e40])

@@ -42,14 +42,21 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"epochs": None}, "epochs expected a whole number >= 1, got None"),
     ({"seed": -1}, "seed expected a whole number in"),
     ({"seed": 2**32}, "seed expected a whole number in"),
+    *(
+        ({"divide_by": value, "input_norm": False}, "divide_by expected a number from 1e-150 to 1e150")
+        for value in (1e-200, 1e300)
+    ),
+    ({"hidden": (0,) * 10_000}, r"hidden expected sizes >= 1, .{50,90}…$"),
+    ({"activation": "x" * 10_000}, "activation expected one of .*, got x{40}…$"),
     ({"divide_by": 16.0}, r"divide_by expected input_norm off \(--no-input-norm\)"),
 ]
 
 
 @pytest.mark.parametrize(("nonsense", "message"), NONSENSE, ids=lambda value: str(value))
 def test_nonsense_is_refused_by_name(nonsense: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError, match=message) as caught:
         Settings(**nonsense)
+    assert str(caught.value.called("--name")).startswith("--name expected ")
 
 
 @pytest.mark.parametrize(

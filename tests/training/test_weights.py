@@ -52,6 +52,7 @@ def test_weights_of_1_are_the_same_as_none() -> None:
         (np.full(75, -1.0), "finite numbers >= 0"),
         (np.full(75, np.nan), "finite numbers >= 0"),
         (np.zeros(75), "at least one row that counts"),
+        (np.r_[1e300, np.ones(74)], r"sample_weight expected whole numbers, .*, got 1e\+300 among them: divide"),
     ],
 )
 def test_impossible_weights_are_refused(weights: np.ndarray, message: str) -> None:

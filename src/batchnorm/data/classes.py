@@ -13,7 +13,7 @@ from batchnorm.data.column import Label, Target
 from batchnorm.data.naming import listing
 from batchnorm.data.table import Array
 from batchnorm.data.target import refuse_missing
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 
 class ClassIndex:
@@ -68,10 +68,10 @@ def encode_classes(values: Array, target: Target, *, table: str, row_number: Cal
     unseen = np.flatnonzero(result < 0)
     if len(unseen):
         first = values[unseen[0]]
+        said = quoted(first.item() if isinstance(first, np.generic) else first)
         raise DataError(
-            f"{table}: target {target.name!r} is {first.item() if isinstance(first, np.generic) else first!r} in row "
-            f"{row_number(int(unseen[0]))}, a class that no training row has: expected "
-            f"{listing(target.classes)}."
+            f"{table}: target {quoted(target.name)} is {said} in row {row_number(int(unseen[0]))}, a class that no "
+            f"training row has: expected {listing(target.classes)}."
         )
     return result
 
@@ -89,10 +89,11 @@ def encode_numbers(values: Array, target: Target, *, table: str, row_number: Cal
     for row, value in enumerate(values if values.dtype == object else ()):
         if isinstance(value, str) and not is_number(value):
             raise DataError(
-                f"{table}: expected a number as target {target.name!r}, got {value!r} in row {row_number(row)}."
+                f"{table}: expected a number as target {quoted(target.name)}, got {quoted(value)} in row "
+                f"{row_number(row)}."
             )
     result = np.array([float(value) for value in values]) if values.dtype == object else values.astype(np.float64)
     infinite = np.flatnonzero(~np.isfinite(result))
     if len(infinite):
-        raise DataError(f"{table}: target {target.name!r} is infinite in row {row_number(int(infinite[0]))}.")
+        raise DataError(f"{table}: target {quoted(target.name)} is infinite in row {row_number(int(infinite[0]))}.")
     return result

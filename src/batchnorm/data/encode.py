@@ -12,7 +12,7 @@ from batchnorm.data.cells import is_number
 from batchnorm.data.column import Column
 from batchnorm.data.naming import flag
 from batchnorm.data.table import Array
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -158,8 +158,7 @@ def _put_category(result: Array, start: int, column: Column, codes: Array, gone:
 
 def _bad_cell(table: str, column: Column, row: int, cell: object) -> str:
     hint = f" If that means missing, say {flag('--na', cell)}." if isinstance(cell, str) and not is_number(cell) else ""
-    shown = repr(cell) if len(repr(cell)) <= 40 else f"{repr(cell)[:37]}..."
     return (
-        f"{table}: expected {expected(column)} in column {column.name!r}, as in the training rows, got {shown} in row "
-        f"{row}.{hint}"
+        f"{table}: expected {expected(column)} in column {quoted(column.name)}, as in the training rows, got "
+        f"{quoted(cell)} in row {row}.{hint}"
     )

@@ -12,7 +12,7 @@ from batchnorm.data.cells import MISSING_TEXTS, SPACE, TRUTHS, text
 from batchnorm.data.naming import flag
 from batchnorm.data.suspects import dates_message
 from batchnorm.data.table import Array, refuse_duplicates
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible, quoted
 
 
 def from_object(source: Any, *, name: str) -> pl.DataFrame:
@@ -84,8 +84,8 @@ def refuse_type(column: pl.Series, *, table: str) -> None:
         raise DataError(dates_message(column.name, str(column.dtype), table=table))
     if not is_plain(column):
         raise DataError(
-            f"{table}: column {column.name!r} has type {column.dtype}, expected numbers, true/false or text: "
-            f"leave it out with {flag('--drop', column.name)}."
+            f"{table}: column {quoted(column.name)} has type {legible(str(column.dtype))}, expected numbers, "
+            f"true/false or text: leave it out with {flag('--drop', column.name)}."
         )
 
 

@@ -15,7 +15,7 @@ from batchnorm.data.schema import Schema
 from batchnorm.data.source import Source, open_source
 from batchnorm.data.table import Array, Table
 from batchnorm.data.target import as_target
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ def read_like(
             whole = len(table.columns) == len(schema.columns) + len(schema.beside)
             places = [place for place, name in schema.beside if whole and name == schema.target.name]
         if places:
-            values = as_target(table.cells[:, places[0]], table.na, what=f"{table.name}: target {schema.target.name!r}")
+            what = f"{table.name}: target {quoted(schema.target.name)}"
+            values = as_target(table.cells[:, places[0]], table.na, what=what)
             table = replace(table, target=values, target_name=schema.target.name)
     if positions != tuple(range(len(table.columns))):
         table = replace(table, cells=cast(Any, table.cells)[:, list(positions)])

@@ -16,7 +16,7 @@ from batchnorm.data.suspects import FEWEST_ROWS, refuse_suspects
 from batchnorm.data.table import Array, Table
 from batchnorm.data.target import refuse_missing
 from batchnorm.data.task import Task, learn_target
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -144,7 +144,7 @@ def _mean(values: Array) -> float:
 
 
 def _empty(table: Table, names: list[str]) -> str:
-    which = f"column {names[0]!r} is" if len(names) == 1 else f"columns {listing(names)} are"
+    which = f"column {quoted(names[0])} is" if len(names) == 1 else f"columns {listing(names)} are"
     return (
         f"{table.name}: {which} empty in all {count(len(table), 'training row')}: there is nothing to learn from. "
         f"Leave {'it' if len(names) == 1 else 'them'} out with {' '.join(flag('--drop', name) for name in names[:8])}."
@@ -153,7 +153,7 @@ def _empty(table: Table, names: list[str]) -> str:
 
 def _infinite(table: Table, name: str, row: int, rows: int) -> str:
     return (
-        f"{table.name}: column {name!r} holds infinite values, or numbers too large for float64, in "
+        f"{table.name}: column {quoted(name)} holds infinite values, or numbers too large for float64, in "
         f"{count(rows, 'row')}, first in row {table.row_number(row)}: expected finite numbers. Repair them, leave them "
         f"empty if they are missing, or leave the column out with {flag('--drop', name)}."
     )

@@ -8,6 +8,7 @@ from os import PathLike
 
 import numpy as np
 
+from batchnorm.data.digits import rounded
 from batchnorm.data.inputs import read_like
 from batchnorm.data.learn import learn_schema
 from batchnorm.data.naming import columns_of
@@ -18,7 +19,7 @@ from batchnorm.data.split import split
 from batchnorm.data.table import Array, Table
 from batchnorm.data.target import refuse_missing
 from batchnorm.data.task import Task, learn_target
-from batchnorm.errors import DataError, SettingsError
+from batchnorm.errors import DataError, SettingsError, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class Prepared:
         w_train, w_valid: (N,) how often each row counts; None is once.
         test_table: the test rows as they were read, for showing single ones.
         notes: what the user should be told.
+        numbers_train: (N,) what the source calls each training row: counted from 1.
     """
 
     x_train: Array
@@ -47,6 +49,7 @@ class Prepared:
     w_train: Array | None = None
     w_valid: Array | None = None
     notes: tuple[str, ...] = ()
+    numbers_train: Array | None = None
 
 
 def prepare(
@@ -87,7 +90,7 @@ def prepare(
     ((128, 13), (14, 13), (36, 13))
     """
     if task not in ("auto", "classification", "regression"):
-        raise SettingsError(f"task: expected auto, classification or regression, got {task!r}.")
+        raise SettingsError(f"task expected auto, classification or regression, got {quoted(task)}", setting="task")
     table = read(
         source,
         target=target,
@@ -119,7 +122,7 @@ def prepare(
         test_table, notes = read_like(test, schema, header=header, separator=separator, labels=test_labels)
         if test_table.target is None:
             raise DataError(
-                f"{test_table.name} has no target: expected test rows with {schema.target.name!r} (for arrays, "
+                f"{test_table.name} has no target: expected test rows with {quoted(schema.target.name)} (for arrays, "
                 "a labels file: --test-labels)."
             )
     train, valid = table.take(parts.train), table.take(parts.valid)
@@ -135,7 +138,8 @@ def prepare(
         test_table,
         train.weights,
         valid.weights,
-        notes,
+        (*notes, *rounded(table, schema)),
+        train.numbers,
     )
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from batchnorm.data.source import Source, open_source
 from batchnorm.data.table import Array, Table, position_of
 from batchnorm.data.target import as_target
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
+
+_MOST = 2.0**53  # times that a row counts: more cannot be told apart in float64
 
 
 def read(
@@ -74,8 +76,8 @@ def _select(
     own = table.target is not None
     if own and target is not None and str(target) not in (str(table.target_name), "last"):
         raise DataError(
-            f"{table.name} brings its own target {table.target_name!r}: expected no other, got {str(target)!r}: leave "
-            "--target out."
+            f"{table.name} brings its own target {quoted(table.target_name)}: expected no other, got "
+            f"{quoted(str(target))}: leave --target out."
         )
 
     def place(wanted: str | int, option: str) -> int:
@@ -86,11 +88,12 @@ def _select(
     chosen = {place(name, "--categorical") for name in categorical}
     if at is not None and at in dropped | chosen:
         option = "--drop" if at in dropped else "--categorical"
-        raise DataError(f"{table.name}: column {table.columns[at]!r} is the target and cannot be in {option} as well.")
+        name = quoted(table.columns[at])
+        raise DataError(f"{table.name}: column {name} is the target and cannot be in {option} as well.")
     heavy = place(weight, "--weight") if weight is not None else None
     if heavy is not None and heavy in dropped | chosen | {at}:
         raise DataError(
-            f"{table.name}: column {table.columns[heavy]!r} is --weight and cannot be something else as well."
+            f"{table.name}: column {quoted(table.columns[heavy])} is --weight and cannot be something else as well."
         )
     outside = sorted(dropped | {place for place in (at, heavy) if place is not None})
     kept = [position for position in range(len(table.columns)) if position not in set(outside)]
@@ -101,7 +104,7 @@ def _select(
         return result
     if at is not None:
         name = table.columns[at]
-        values = as_target(table.cells[:, at], table.na, what=f"{table.name}: target {name!r}")
+        values = as_target(table.cells[:, at], table.na, what=f"{table.name}: target {quoted(name)}")
         result = replace(result, target=values, target_name=name)
     if heavy is not None:
         result = replace(result, weights=_weights(table, heavy))
@@ -116,15 +119,15 @@ def _select(
 def _weights(table: Table, position: int) -> Array:
     """The cells of one column as how often each row counts, (N,) float64."""
     name = table.columns[position]
-    values = as_target(table.cells[:, position], table.na, what=f"{table.name}: weights {name!r}")
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{table.name}: --weight expected numbers >= 0 in column {name!r}, got texts.")
-    weights = values.astype(np.float64)
-    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    values = as_target(table.cells[:, position], table.na, what=f"{table.name}: weights {quoted(name)}")
+    if any(isinstance(value, str) for value in values.tolist()):
+        raise DataError(f"{table.name}: --weight expected numbers >= 0 in column {quoted(name)}, got texts.")
+    weights = values.astype(np.float64)  # None, where an integer is missing, becomes NaN
+    wrong = ~((weights >= 0) & (weights < _MOST))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
-            f"{table.name}: --weight expected numbers >= 0 in column {name!r}, got {weights[row]:g} in row "
-            f"{table.row_number(row)}."
+            f"{table.name}: --weight expected numbers >= 0 and below 2**53 in column {quoted(name)}, got "
+            f"{weights[row]:g} in row {table.row_number(row)}."
         )
     return weights

@@ -10,7 +10,7 @@ from batchnorm.data.cells import MISSING_TEXTS, number, plain, truth
 from batchnorm.data.column import Column
 from batchnorm.data.encode import expected, feature_starts
 from batchnorm.data.naming import count, listing, suggestion
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 _Put: TypeAlias = Callable[[Any, list[float]], None]
 
@@ -69,8 +69,7 @@ class RecordEncoder:
     def _bad_cell(self, name: str, value: object) -> str:
         column = self._columns[name]
         wanted = expected(column) if column.kind != "category" else "a text or a number"
-        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
-        return f"expected {wanted} in column {name!r}, got {shown}."
+        return f"expected {wanted} in column {quoted(name)}, got {quoted(value)}."
 
 
 def _put_number(column: Column, start: int, missing: frozenset[str]) -> _Put:

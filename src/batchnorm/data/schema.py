@@ -17,7 +17,7 @@ from batchnorm.data.record import RecordEncoder
 from batchnorm.data.stored import schema_fields, schema_values
 from batchnorm.data.table import Array, Table
 from batchnorm.data.target import as_target
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Schema:
         name, row_number = "the target", _from_one
         if isinstance(values, Table):
             if values.target is None:
-                raise DataError(f"{values.name} has no target column {self.target.name!r}.")
+                raise DataError(f"{values.name} has no target column {quoted(self.target.name)}.")
             name, row_number, values = values.name, values.row_number, values.target
         else:
             values = as_target(values, self.na)

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from batchnorm.data.builtin import BUILTIN, read_builtin
+from batchnorm.data.formats.content import instead_of_a_file, is_regular
 from batchnorm.data.formats.idx import is_idx
 from batchnorm.data.naming import suggestion
 from batchnorm.data.table import Table
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 Source: TypeAlias = str | PathLike[str] | Any
 """A path, the name of a built-in set, a polars or pandas frame, or a numeric array."""
@@ -50,6 +51,15 @@ def open_source(
     return Table("the frame", tuple(cells.columns), cells, na=na)
 
 
+def is_text(source: Source) -> bool:
+    """Whether `source` is a file that is read as text, with a separator and perhaps a header line.
+
+    >>> is_text("housing.csv.gz"), is_text("housing.parquet"), is_text("wine")
+    (True, False, False)
+    """
+    return isinstance(source, (str, PathLike)) and str(source) not in BUILTIN and _kind(Path(source)) == "text"
+
+
 def _from_path(
     source: str | PathLike[str],
     *,
@@ -61,12 +71,12 @@ def _from_path(
 ) -> Table:
     path = Path(source)
     if str(source) in BUILTIN:
+        if labels is not None:
+            raise DataError(
+                f"{source} brings its own target: expected no labels file, got {labels.name}: leave --labels out."
+            )
         return read_builtin(str(source))
-    try:
-        found = path.is_file()
-    except OSError as problem:
-        raise DataError(f"{path} cannot be read: {problem.strerror}.") from problem
-    if not found:
+    if not is_regular(path):
         raise DataError(_no_file(path))
     kind = _kind(path)
     if kind == "array":
@@ -97,13 +107,19 @@ def _kind(path: Path) -> str:
     if name.endswith(_TEXT):
         return "text"
     raise DataError(
-        f"{path.name}: expected one of the formats {_FORMATS}, got {path.suffix or 'a name without ending'!r}."
+        f"{path.name}: expected one of the formats {_FORMATS}, got {quoted(path.suffix or 'a name without ending')}."
     )
 
 
 def _no_file(path: Path) -> str:
-    if path.is_dir():
+    instead = instead_of_a_file(path)
+    if instead == "a directory":
         return f"{path} is a directory: expected a file ({_FORMATS}) or one of {', '.join(BUILTIN)}."
+    if instead is not None:
+        return (
+            f"{path} is {instead}: expected a regular file ({_FORMATS}), which can be read again: write what comes "
+            "from there to one first."
+        )
     folder = path.parent
     try:
         beside = [entry.name for entry in folder.iterdir()]

@@ -49,9 +49,11 @@ def split(
     """
     for name, fraction in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
         if not 0.0 <= fraction < 1.0:
-            raise SettingsError(f"{name}: expected a share from 0 up to but not including 1, got {fraction!r}.")
+            raise SettingsError(
+                f"{name} expected a share from 0 up to but not including 1, got {fraction!r}", setting=name
+            )
     if seed < 0:
-        raise SettingsError(f"seed: expected 0 or a positive integer, got {seed!r}.")
+        raise SettingsError(f"seed expected 0 or a positive integer, got {seed!r}", setting="seed")
     generator = np.random.default_rng(seed)
     groups = np.zeros(rows, dtype=np.int64) if classes is None else np.asarray(classes)
     everything = np.arange(rows)

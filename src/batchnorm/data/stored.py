@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from batchnorm.data.column import Column, Label, Target
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, quoted
 
 
 def schema_values(
@@ -74,21 +74,23 @@ def _column(values: object) -> Column:
     name = _checked(found["name"], str, "a column's name")
     kind = found["kind"]
     if kind not in ("number", "boolean", "category"):
-        raise DataError(f"schema: expected column {name!r} to be a number, boolean or category, got {kind!r}.")
+        raise DataError(
+            f"schema: expected column {quoted(name)} to be a number, boolean or category, got {quoted(kind)}."
+        )
     column = Column(
         name,
         kind,
-        _texts(found.get("categories", []), f"the categories of column {name!r}"),
-        _checked(found.get("other", False), bool, f"'other' of column {name!r}"),
-        _finite(found["fill"], f"the fill of column {name!r}") if "fill" in found else None,
-        _checked(found.get("indicator", False), bool, f"'indicator' of column {name!r}"),
+        _texts(found.get("categories", []), f"the categories of column {quoted(name)}"),
+        _checked(found.get("other", False), bool, f"'other' of column {quoted(name)}"),
+        _finite(found["fill"], f"the fill of column {quoted(name)}") if "fill" in found else None,
+        _checked(found.get("indicator", False), bool, f"'indicator' of column {quoted(name)}"),
     )
     if kind == "category" and column.fill is not None:
-        raise DataError(f"schema: category column {name!r} has a fill; only numbers and booleans have one.")
+        raise DataError(f"schema: category column {quoted(name)} has a fill; only numbers and booleans have one.")
     if kind != "category" and (column.fill is None or column.categories or column.other):
-        raise DataError(f"schema: {kind} column {name!r} must have a fill and no categories.")
+        raise DataError(f"schema: {kind} column {quoted(name)} must have a fill and no categories.")
     if kind == "category" and column.width == 0:
-        raise DataError(f"schema: category column {name!r} has no category.")
+        raise DataError(f"schema: category column {quoted(name)} has no category.")
     return column
 
 
@@ -97,17 +99,17 @@ def _target(values: object) -> Target:
     name, kind = _checked(found["name"], str, "the target's name"), found["kind"]
     if kind == "number":
         if "classes" in found:
-            raise DataError(f"schema: target {name!r} is a number and must have no classes.")
+            raise DataError(f"schema: target {quoted(name)} is a number and must have no classes.")
         return Target(name, "number")
     if kind != "class":
-        raise DataError(f"schema: expected target {name!r} to be a class or a number, got {kind!r}.")
-    classes = tuple(_checked(found.get("classes"), list, f"the classes of target {name!r}"))
+        raise DataError(f"schema: expected target {quoted(name)} to be a class or a number, got {quoted(kind)}.")
+    classes = tuple(_checked(found.get("classes"), list, f"the classes of target {quoted(name)}"))
     for label in classes:
         if type(label) not in (str, int, float, bool) or (isinstance(label, float) and not math.isfinite(label)):
-            raise DataError(f"schema: {label!r} cannot be a class of target {name!r}.")
+            raise DataError(f"schema: {quoted(label)} cannot be a class of target {quoted(name)}.")
     kinds = {"number" if type(label) in (int, float) else type(label).__name__ for label in classes}
     if len(classes) < 2 or len(kinds) != 1 or len(set(classes)) != len(classes):
-        raise DataError(f"schema: target {name!r} needs at least two different classes, all of one type.")
+        raise DataError(f"schema: target {quoted(name)} needs at least two different classes, all of one type.")
     return Target(name, "class", cast(tuple[Label, ...], classes))
 
 
@@ -121,7 +123,7 @@ def _position(entry: object) -> tuple[int, str]:
 def _checked(value: object, kind: type, what: str) -> Any:
     """`value`, which must be exactly a `kind`: a bool is no int here."""
     if type(value) is not kind:
-        raise DataError(f"schema: expected {what} to be a {kind.__name__}, got {_short(value)}.")
+        raise DataError(f"schema: expected {what} to be a {kind.__name__}, got {quoted(value)}.")
     return value
 
 
@@ -131,7 +133,7 @@ def _entries(values: object, what: str, needed: tuple[str, ...], optional: tuple
     missing = [key for key in needed if key not in found]
     unknown = [key for key in found if key not in needed and key not in optional]
     if missing or unknown:
-        said = f"lacks {', '.join(missing)}" if missing else f"has the unknown entry {_short(unknown[0])}"
+        said = f"lacks {', '.join(missing)}" if missing else f"has the unknown entry {quoted(unknown[0])}"
         raise DataError(f"schema: {what} {said}.")
     return cast(Mapping[str, Any], found)
 
@@ -152,10 +154,5 @@ def _finite(value: object, what: str) -> float:
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        raise DataError(f"schema: expected {what} to be a finite number, got {_short(value)}.")
+        raise DataError(f"schema: expected {what} to be a finite number, got {quoted(value)}.")
     return result
-
-
-def _short(value: object) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."

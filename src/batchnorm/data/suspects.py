@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchnorm.data.naming import count, flag, listing
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,8 +31,9 @@ _COMMA = r"^[+-]?(?:\d[\d.]*,\d+|\d{1,3}(?:,\d{3})+(?:\.\d+)?)$"
 def dates_message(column: str, example: str, *, table: str) -> str:
     """What a column of dates is answered with."""
     return (
-        f"{table}: column {column!r} holds dates or times ({example}), which are not used as features: leave it out "
-        f"with {flag('--drop', column)}, or put numbers in its place first, such as a year or days since a fixed day."
+        f"{table}: column {quoted(column)} holds dates or times ({legible(example)}), which are not used as features: "
+        f"leave it out with {flag('--drop', column)}, or put numbers in its place first, such as a year or days since "
+        "a fixed day."
     )
 
 
@@ -53,7 +54,7 @@ def refuse_suspects(cells: pl.Series, numeric: int, *, table: str) -> None:
         odd = cells.filter(numbers(cells)[1])
         texts = odd.unique().sort().to_list()
         raise DataError(
-            f"{table}: column {name!r} holds numbers in {count(numeric, 'row')} and {listing(texts, most=3)} in "
+            f"{table}: column {quoted(name)} holds numbers in {count(numeric, 'row')} and {listing(texts, most=3)} in "
             f"{count(len(odd), 'row')}: say {flag('--na', texts[0])} if that means missing, or {keep} if the numbers "
             "are categories."
         )
@@ -62,13 +63,13 @@ def refuse_suspects(cells: pl.Series, numeric: int, *, table: str) -> None:
     if 2 * cells.str.contains(_COMMA).sum() > len(cells):
         example = cells.filter(cells.str.contains(_COMMA))[0]
         raise DataError(
-            f"{table}: column {name!r} holds numbers written with a comma ({example}): write them with a point and no "
-            f"separator of thousands, or say {keep} if they are categories."
+            f"{table}: column {quoted(name)} holds numbers written with a comma ({legible(example)}): write them with "
+            f"a point and no separator of thousands, or say {keep} if they are categories."
         )
     distinct = cells.n_unique()
     if len(cells) >= FEWEST_ROWS and 2 * distinct > len(cells):
         raise DataError(
-            f"{table}: column {name!r} holds {distinct:,} different texts in {count(len(cells), 'row')}, such as "
-            f"{cells[0]!r}: identifiers or free text tell nothing about a new row. Leave it out with "
+            f"{table}: column {quoted(name)} holds {distinct:,} different texts in {count(len(cells), 'row')}, such as "
+            f"{quoted(cells[0])}: identifiers or free text tell nothing about a new row. Leave it out with "
             f"{flag('--drop', name)}, or keep its most frequent texts with {keep}."
         )

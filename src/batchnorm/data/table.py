@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from batchnorm.data.naming import columns_of, flag, suggestion
-from batchnorm.errors import DataError
+from batchnorm.data.naming import columns_of, flag, listing, suggestion
+from batchnorm.errors import DataError, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,7 +105,7 @@ def position_of(wanted: str | int, columns: Sequence[str], *, header: bool, name
                 return position % len(columns)
     hint = suggestion(said, columns) if header else ""
     raise DataError(
-        f"{name} has no column {said!r} for {flag(option, said)}.{hint} {columns_of(columns, header=header)}"
+        f"{name} has no column {quoted(said)} for {flag(option, said)}.{hint} {columns_of(columns, header=header)}"
         + (_header_hint(columns) if header else ' "last" is the last one.')
     )
 
@@ -113,7 +113,9 @@ def position_of(wanted: str | int, columns: Sequence[str], *, header: bool, name
 def refuse_data_as_header(columns: Sequence[str], *, name: str) -> None:
     """Raise where the header line can only be data: a name with a decimal point, or numbers that repeat."""
     if _header_hint(columns):
-        raise DataError(f"{name}: expected column names in the first line, got {columns[:4]!r}.{_header_hint(columns)}")
+        raise DataError(
+            f"{name}: expected column names in the first line, got {listing(columns, most=4)}.{_header_hint(columns)}"
+        )
 
 
 def refuse_duplicates(columns: Sequence[str], *, name: str) -> None:
@@ -122,7 +124,7 @@ def refuse_duplicates(columns: Sequence[str], *, name: str) -> None:
     for position, column in enumerate(columns):
         if column in seen:
             raise DataError(
-                f"{name}: expected every column to have its own name, got {column!r} twice, as columns "
+                f"{name}: expected every column to have its own name, got {quoted(column)} twice, as columns "
                 f"{seen[column]} and {position} (counted from 0): rename one of them in the file."
                 + _header_hint(columns)
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from batchnorm.data.naming import count
 from batchnorm.data.table import Array
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible, quoted
 
 _integer = re.compile(r"[+-]?\d+", re.ASCII).fullmatch
 
@@ -47,7 +47,7 @@ def as_target(values: Any, na: tuple[str, ...] = (), *, what: str = "the target"
             "first, such as days since a fixed day."
         )
     if not frame.is_plain(column):
-        raise DataError(f"{what} has type {column.dtype}: expected numbers, true/false or texts.")
+        raise DataError(f"{what} has type {legible(str(column.dtype))}: expected numbers, true/false or texts.")
     return _from_series(column)
 
 
@@ -108,6 +108,6 @@ def refuse_missing(values: Array, *, name: str, table: str, row_number: Callable
     gone = np.flatnonzero(missing(values))
     if len(gone):
         raise DataError(
-            f"{table}: target {name!r} is missing in {count(len(gone), 'row')} of {len(values):,}, first in row "
+            f"{table}: target {quoted(name)} is missing in {count(len(gone), 'row')} of {len(values):,}, first in row "
             f"{row_number(int(gone[0]))}: remove these rows, or choose another target."
         )

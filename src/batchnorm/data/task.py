@@ -12,7 +12,7 @@ from batchnorm.data.column import Label, Target
 from batchnorm.data.naming import count, flag, listing
 from batchnorm.data.suspects import DATE
 from batchnorm.data.table import Array
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible, quoted
 
 Task: TypeAlias = Literal["auto", "classification", "regression"]
 
@@ -39,9 +39,9 @@ def learn_target(values: Array, *, name: str, table: str, task: Task = "auto") -
     'number'
     """
     if not len(values):
-        raise DataError(f"{table}: expected at least one row to learn target {name!r} from, got none.")
+        raise DataError(f"{table}: expected at least one row to learn target {quoted(name)} from, got none.")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DataError(f"{table}: target {name!r} is infinite in {count(int(np.isinf(values).sum()), 'row')}.")
+        raise DataError(f"{table}: target {quoted(name)} is infinite in {count(int(np.isinf(values).sum()), 'row')}.")
     words = values.dtype == object and any(isinstance(value, str) for value in values)
     if words:
         _refuse_mixture(values, name=name, table=table)
@@ -51,7 +51,7 @@ def learn_target(values: Array, *, name: str, table: str, task: Task = "auto") -
     if task == "regression":
         if words or values.dtype.kind == "b":
             raise DataError(
-                f"{table}: expected numbers in target {name!r} for regression, got {distinct[0]!r}: leave "
+                f"{table}: expected numbers in target {quoted(name)} for regression, got {quoted(distinct[0])}: leave "
                 "--task regression out to predict classes, or choose another target."
             )
     elif task == "auto" and not words and values.dtype.kind != "b":
@@ -59,14 +59,14 @@ def learn_target(values: Array, *, name: str, table: str, task: Task = "auto") -
         task = "classification" if whole and few else "regression"
     if len(distinct) == 1:
         raise DataError(
-            f"{table}: target {name!r} is {distinct[0]!r} in every row: expected at least two different values to tell "
-            "apart."
+            f"{table}: target {quoted(name)} is {quoted(distinct[0])} in every row: expected at least two different "
+            "values to tell apart."
         )
     if task == "regression":
         return Target(name, "number")
     if len(distinct) >= len(values):
         raise DataError(
-            f"{table}: expected more rows than classes, got {len(distinct):,} classes of target {name!r} in "
+            f"{table}: expected more rows than classes, got {len(distinct):,} classes of target {quoted(name)} in "
             f"{count(len(values), 'row')}: choose another target, or say --task regression if it is a number."
         )
     classes = tuple(int(value) if whole else value for value in distinct)
@@ -79,8 +79,8 @@ def _refuse_mixture(values: Array, *, name: str, table: str) -> None:
     numeric = sum(isinstance(value, str) and is_number(value) for value in values)
     if 2 * numeric >= len(values):
         raise DataError(
-            f"{table}: target {name!r} holds numbers in {count(numeric, 'row')} and {listing(odd, most=3)} in others: "
-            f"if {odd[0]!r} means missing, say {flag('--na', str(odd[0]))}, and remove these rows."
+            f"{table}: target {quoted(name)} holds numbers in {count(numeric, 'row')} and {listing(odd, most=3)} in "
+            f"others: if {quoted(odd[0])} means missing, say {flag('--na', str(odd[0]))}, and remove these rows."
         )
 
 
@@ -88,6 +88,6 @@ def _refuse_dates(values: Array, *, name: str, table: str) -> None:
     dates = [value for value in values if re.match(DATE, str(value))]
     if 2 * len(dates) > len(values):
         raise DataError(
-            f"{table}: target {name!r} holds dates or times ({dates[0]}), which cannot be predicted: put numbers in "
-            "its place first, such as days since a fixed day."
+            f"{table}: target {quoted(name)} holds dates or times ({legible(str(dates[0]))}), which cannot be "
+            "predicted: put numbers in its place first, such as days since a fixed day."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -33,8 +34,8 @@ _COMPLAINTS = {
 }
 
 
-class BatchNormEstimator(BaseEstimator):  # type: ignore[misc]
-    """All of an estimator but what its targets are; abstract."""
+class BatchNormEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+    """All of an estimator but what its targets are."""
 
     _task: ClassVar[Task]
     _trained: Trained
@@ -86,21 +87,21 @@ class BatchNormEstimator(BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.device = device
 
+    @abstractmethod
     def _numbered(self, y: NDArray[Any]) -> NDArray[Any]:
         """Targets as class numbers or float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _class_labels(self) -> tuple[Label, ...]:
         """The classes as a model file keeps them; none in regression."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _outputs(self) -> int:
         """Neurons of the head: classes, or 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _class_weights(self, examples: Examples, *, streaming: bool) -> tuple[float, ...] | None:
         """How much a row of each class weighs, by class number; None in regression, or where all weigh the same."""
-        raise NotImplementedError
 
     @property
     def _goes_on(self) -> bool:

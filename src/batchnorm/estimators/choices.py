@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from batchnorm.errors import SettingsError
+from batchnorm.errors import SettingsError, quoted
 from batchnorm.training.settings import ACTIVATIONS, LEARNING_RATES, Settings
 
 AUTO_ROWS = 200  # batch_size="auto", as in scikit-learn
@@ -31,7 +31,7 @@ def check(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         holds, expected = _RULES.get(name, (_anything, ""))
         if not holds(value):
-            raise SettingsError(f"{name} expected {expected}, got {value!r}")
+            raise SettingsError(f"{name} expected {expected}, got {quoted(value)}", setting=name)
 
 
 def settings_of(

@@ -13,7 +13,8 @@ from sklearn.utils.metaestimators import available_if  # type: ignore[import-unt
 from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
 
 from batchnorm.data.column import Label
-from batchnorm.errors import DataError, ModelFileError, SettingsError
+from batchnorm.data.naming import listing
+from batchnorm.errors import DataError, ModelFileError, SettingsError, quoted
 from batchnorm.estimators.base import BatchNormEstimator, all_or_nothing, can_stream
 from batchnorm.training.examples import Examples
 from batchnorm.training.objective import Task
@@ -193,7 +194,8 @@ class BatchNormClassifier(ClassifierMixin, BatchNormEstimator):  # type: ignore[
         if not hasattr(self, "classes_"):
             self.classes_: NDArray[Any] = declared
         elif not np.array_equal(declared, self.classes_):
-            raise SettingsError(f"classes expected {self.classes_} as in the first call, got {declared}")
+            known, other = listing(self.classes_.tolist()), listing(declared.tolist())
+            raise SettingsError(f"classes expected {known} as in the first call, got {other}")
 
     def _numbered(self, y: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -204,19 +206,23 @@ class BatchNormClassifier(ClassifierMixin, BatchNormEstimator):  # type: ignore[
         if not hasattr(self, "classes_"):
             self.classes_ = found
         if len(self.classes_) < 2:
-            raise DataError(f"y expected at least two classes, got one class: {self.classes_.tolist()}")
+            raise DataError(f"y expected at least two classes, got one class: {listing(self.classes_.tolist())}")
         numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
         unknown = [label for label in found.tolist() if label not in numbers]
         if unknown:
             known = self.classes_.tolist()
-            raise DataError(f"y expected classes among {known}, got {unknown}: fit anew to add classes")
+            raise DataError(
+                f"y expected classes among {listing(known)}, got {listing(unknown)}: fit anew to add classes"
+            )
         return np.array([numbers[label] for label in found.tolist()], dtype=np.int64)[which]
 
     def _class_labels(self) -> tuple[Label, ...]:
         labels = [label.item() if isinstance(label, np.generic) else label for label in self.classes_.tolist()]
         for label in labels:
             if self.classes_.dtype.kind not in "biufUO" or type(label) not in (str, int, float, bool):
-                raise ModelFileError(f"a model file expected classes that are texts, numbers or truths, got {label!r}")
+                raise ModelFileError(
+                    f"a model file expected classes that are texts, numbers or truths, got {quoted(label)}"
+                )
         return tuple(labels)
 
     def _class_weights(self, examples: Examples, *, streaming: bool) -> tuple[float, ...] | None:

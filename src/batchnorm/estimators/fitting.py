@@ -15,7 +15,7 @@ from batchnorm.estimators.trained import InputMeans, Trained, is_finite, optimiz
 from batchnorm.estimators.watch import Watch
 from batchnorm.moments import Moments
 from batchnorm.training.assemble import Assembly, assemble, carry_on, find_device
-from batchnorm.training.examples import Examples
+from batchnorm.training.examples import Examples, refuse_huge, refuse_vanishing
 from batchnorm.training.loop import own_randomness, turn
 from batchnorm.training.objective import Task
 from batchnorm.training.run import Run
@@ -59,9 +59,13 @@ def fit_anew(
 
     Raises:
         SettingsError: too few rows.
+        DataError: targets whose squares overflow or vanish in float64.
         ValueError: training diverged.
     """
     dtype = torch.float32 if train.x.dtype == np.float32 else torch.float64
+    if task == "regression":
+        refuse_huge(train.y, "y", remedy="change its unit")
+        refuse_vanishing(train.y, "y")
     assembly = assemble(train, valid, settings, task=task, outputs=outputs, dtype=dtype, traced=False)
     targets = moments_of_targets(train) if task == "regression" else None
     return _train(assembly, settings, patience, InputMeans.of(train), targets)

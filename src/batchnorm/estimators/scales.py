@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from batchnorm.moments import Moments
-from batchnorm.training.examples import Examples
+from batchnorm.training.examples import Examples, refuse_huge
 from batchnorm.training.network import Network
 
 Scale = tuple[float, float]
@@ -13,7 +13,8 @@ Scale = tuple[float, float]
 
 
 def moments_of_targets(examples: Examples) -> Moments:
-    """Count, mean and spread of targets, each ()."""
+    """Count, mean and spread of targets, each (); raises DataError where their squares overflow."""
+    refuse_huge(examples.y, "y", remedy="change its unit")
     weights = None if examples.weights is None else torch.from_numpy(examples.weights)
     return Moments.of(torch.from_numpy(examples.y).double(), dims=0, weights=weights)
 

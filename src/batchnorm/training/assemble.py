@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchnorm.errors import SettingsError
+from batchnorm.errors import SettingsError, quoted
 from batchnorm.model_file import NetworkSpec
 from batchnorm.nn import InputNorm
 from batchnorm.training.examples import Array, Examples, counted, lay_out, refuse_class_weight, row_losses, target_scale
@@ -120,7 +120,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" can hold it, not tell it
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingsError(f"device expected auto, cpu or a device of this machine, got {name!r}") from error
+        raise SettingsError(
+            f"device expected auto, cpu or a device of this machine, got {quoted(name)}", setting="device"
+        ) from error
     return device
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batchnorm.errors import SettingsError
+from batchnorm.errors import DataError, SettingsError
 from batchnorm.moments import Moments
 from batchnorm.training.network import Network
 from batchnorm.training.objective import Task
 from batchnorm.training.run import Rows
 from batchnorm.training.settings import Settings
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+
+LARGEST = 1e150
+"""Numbers whose squares float64 can hold, with room for their sums."""
+_MOST_COPIES = 2.0**53  # more cannot be counted one by one in float64
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,47 @@ class Examples:
         return float(len(self) if self.weights is None else self.weights.sum())
 
 
+def refuse_huge(values: Array, what: str, *, remedy: str, numbers: Array | None = None) -> None:
+    """Raise DataError where a number's square would overflow float64.
+
+    Args:
+        values: (N,) finite numbers.
+        what: they are, for the message.
+        remedy: what to do about it.
+        numbers: (N,) what the source calls each row.
+    """
+    largest = max(float(values.max()), -float(values.min()))
+    if largest > LARGEST:
+        row = int(np.argmax(np.abs(values)))
+        where = "" if numbers is None else f" in row {numbers[row]}"
+        raise DataError(
+            f"{what} expected numbers up to {LARGEST:g}, whose squares can be computed with, got {values[row]:g}{where}"
+            f": {remedy}"
+        )
+
+
+def refuse_vanishing(targets: Array, what: str) -> None:
+    """Raise DataError where targets are not all the same, but the square of their differences is: 0 in float64.
+
+    Args:
+        targets: (N,) finite numbers.
+        what: they are, for the message.
+    """
+    spread = float(targets.max()) - float(targets.min())
+    if 0 < spread < 1 / LARGEST:
+        raise DataError(
+            f"{what} expected numbers that differ by {1 / LARGEST:g} or more, whose squares can be computed with, got "
+            f"differences up to {spread:g}: change the unit"
+        )
+
+
 def counted(train: Examples) -> Examples:
     """Without the rows that count for nothing; weights that are no whole numbers scaled to a mean of 1.
 
     Whole weights are repetitions and must add up to as many rows; any other scale says only how rows compare.
 
     Raises:
-        SettingsError: no such weights, or none that counts; no rows at all.
+        SettingsError: no such weights, none that counts, or more repetitions than can be counted; no rows at all.
     """
     if len(train) == 0:
         raise SettingsError("training expected at least one row, got none")
@@ -50,13 +89,25 @@ def counted(train: Examples) -> Examples:
         return train
     weights = np.asarray(train.weights, dtype=np.float64)
     if weights.shape != (len(train),) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise SettingsError(f"sample_weight expected {len(train)} finite numbers >= 0, got shape {weights.shape}")
+        raise SettingsError(
+            f"sample_weight expected {len(train)} finite numbers >= 0, got shape {weights.shape}",
+            setting="sample_weight",
+        )
     kept = weights > 0
     if not kept.any():
-        raise SettingsError("sample_weight expected at least one row that counts, got only zeros")
+        raise SettingsError(
+            "sample_weight expected at least one row that counts, got only zeros", setting="sample_weight"
+        )
     weights = weights[kept]
     if not (weights == np.round(weights)).all():
+        weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))  # changes no digit, and their sum is finite
         weights = weights / weights.mean()
+    elif float(weights.max()) > _MOST_COPIES / len(weights):
+        raise SettingsError(
+            "sample_weight expected whole numbers, which repeat rows, to add up to less than 2**53, got "
+            f"{weights.max():g} among them: divide all by one number, so that they only say how rows compare",
+            setting="sample_weight",
+        )
     return Examples(train.x[kept], train.y[kept], None if (weights == 1).all() else weights)
 
 
@@ -94,9 +145,13 @@ def refuse_class_weight(settings: Settings, *, task: Task, outputs: int) -> None
     if settings.class_weight is None:
         return
     if task != "classification":
-        raise SettingsError("class_weight expected a classification target, got a regression target")
+        raise SettingsError(
+            "class_weight expected a classification target, got a regression target", setting="class_weight"
+        )
     if isinstance(settings.class_weight, tuple) and len(settings.class_weight) != outputs:
-        raise SettingsError(f"class_weight expected {outputs} numbers, got {len(settings.class_weight)}")
+        raise SettingsError(
+            f"class_weight expected {outputs} numbers, got {len(settings.class_weight)}", setting="class_weight"
+        )
 
 
 def row_losses(rows: Rows, settings: Settings, outputs: int) -> Tensor | None:

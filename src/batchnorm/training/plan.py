@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from batchnorm.data import Prepared
-from batchnorm.errors import DataError, SettingsError
+from batchnorm.errors import SettingsError, quoted
 from batchnorm.training.assemble import find_device, refuse_misfits
-from batchnorm.training.examples import Array, Examples, counted
+from batchnorm.training.examples import Examples, counted, refuse_huge, refuse_vanishing
 from batchnorm.training.objective import Task
 from batchnorm.training.settings import Settings
-
-_HUGE = 1e150  # the squares of larger numbers overflow float64
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,18 @@ class Plan:
                 f"--compare expected a network with batch normalization, got {got}: leave one of them out"
             )
         if self.goal is not None and not math.isfinite(self.goal):
-            raise SettingsError(f"goal expected a finite number, such as 0.95, got {self.goal}")
+            raise SettingsError(f"goal expected a finite number, such as 0.95, got {self.goal}", setting="goal")
         find_device(self.settings.device)
         refuse_misfits(counted(self.train), self.settings, task=self.task, outputs=self.outputs)
-        for name, values in zip(self.data.schema.feature_names, self.data.x_train.T, strict=True):
-            _refuse_huge(name, values)
+        data, schema = self.data, self.data.schema
+        for name, values in zip(schema.feature_names, data.x_train.T, strict=True):
+            remedy = "repair it, leave its row out, mark it as missing with --na, or change the column's unit"
+            refuse_huge(values, f"{data.name}: column {quoted(name)}", remedy=remedy, numbers=data.numbers_train)
         if self.task == "regression":
-            _refuse_huge(self.data.schema.target.name, self.data.y_train)
+            what = f"{data.name}: target {quoted(schema.target.name)}"
+            remedy = "repair it, leave its row out, or change the target's unit"
+            refuse_huge(data.y_train, what, remedy=remedy, numbers=data.numbers_train)
+            refuse_vanishing(data.y_train, what)
 
     @property
     def task(self) -> Task:
@@ -94,12 +97,3 @@ class Plan:
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-def _refuse_huge(name: str, values: Array) -> None:
-    largest = max(float(values.max()), -float(values.min()))
-    if largest > _HUGE:
-        raise DataError(
-            f"column {name!r} expected numbers up to {_HUGE:g}, whose squares can be computed with, got {largest:g}: "
-            "leave its rows out, mark it as missing with --na, or change its unit"
-        )

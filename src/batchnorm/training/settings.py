@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from batchnorm.errors import SettingsError
+from batchnorm.errors import SettingsError, clipped
 
 Optimizer = Literal["gd", "momentum", "rmsprop", "adam"]
 
@@ -85,6 +85,8 @@ class Settings:
         for name in ("weight_scale", "learning_rate", "divide_by"):
             value = getattr(self, name)
             _require(value is None or (_finite(value) and value > 0), name, "a number > 0", value)
+        squarable = self.divide_by is None or 1e-150 <= self.divide_by <= 1e150
+        _require(squarable, "divide_by", "a number from 1e-150 to 1e150, whose square can be held", self.divide_by)
         least = 2 if self.norm == "batch" and self.hidden else 1
         hint = " (a batch of one row has no variance)" if least == 2 else ""
         _require(self.batch_size >= least, "batch_size", f"at least {least}{hint}", self.batch_size)
@@ -95,7 +97,8 @@ class Settings:
         _require(0 <= self.seed < 2**32, "seed", "a whole number in [0, 2**32)", self.seed)
         if self.input_norm and self.divide_by is not None:
             raise SettingsError(
-                "divide_by expected input_norm off (--no-input-norm): a normalized input has no scale to divide away"
+                "divide_by expected input_norm off (--no-input-norm): a normalized input has no scale to divide away",
+                setting="divide_by",
             )
 
     @property
@@ -121,4 +124,4 @@ def _finite(value: float) -> bool:
 
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
-        raise SettingsError(f"{name} expected {expected}, got {got}")
+        raise SettingsError(f"{name} expected {expected}, got {clipped(str(got))}", setting=name)

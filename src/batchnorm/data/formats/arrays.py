@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from batchnorm.data.formats.content import content
+from batchnorm.data.formats.content import content, instead_of_a_file, is_regular
 from batchnorm.data.formats.idx import is_idx, labels_beside, read_idx
 from batchnorm.data.naming import count, listing
 from batchnorm.data.table import Array, Table
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible
 
 
 def matrix(array: Array, *, name: str) -> Array:
@@ -87,8 +87,10 @@ def read_array(path: Path, *, labels: Path | None = None) -> Table:
 
 
 def _labels(path: Path) -> Array:
-    if not path.is_file():
-        raise DataError(f"there is no labels file {path}: expected an .npy or IDX file with one label per row.")
+    if not is_regular(path):
+        instead = instead_of_a_file(path)
+        what = f"there is no labels file {path}" if instead is None else f"the labels file {path} is {instead}"
+        raise DataError(f"{what}: expected an .npy or IDX file with one label per row.")
     return _npy(path) if path.suffix.lower() == ".npy" else read_idx(path)
 
 
@@ -100,7 +102,8 @@ def _loaded(stream: io.BytesIO, *, name: str) -> Array:
     try:
         return np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as problem:  # damaged headers go through NumPy's parser, which raises nearly anything
-        reason = "it holds Python objects" if "Object arrays" in str(problem) else f"{problem}".partition("\n")[0]
+        said = f"{problem}"
+        reason = "it holds Python objects" if "Object arrays" in said else legible(said.partition("\n")[0], most=200)
         raise DataError(f"{name} cannot be read as a NumPy array: {reason}.") from problem
 
 
@@ -112,7 +115,7 @@ def _npz(path: Path) -> tuple[Array, Array | None]:
         raise
     except Exception as problem:  # damaged archives make zipfile raise BadZipFile, ValueError, zlib.error and more
         raise DataError(
-            f"{path.name} is a damaged .npz file ({problem}): write it again with numpy.savez."
+            f"{path.name} is a damaged .npz file ({legible(str(problem), most=200)}): write it again with numpy.savez."
         ) from problem
     found = {name.lower(): name for name in members}
     if "x" not in found:

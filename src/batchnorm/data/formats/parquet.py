@@ -10,7 +10,7 @@ import polars as pl
 from batchnorm.data.formats.content import content
 from batchnorm.data.frame import clean
 from batchnorm.data.table import Table
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, legible
 
 
 def read_parquet(path: Path, *, na: tuple[str, ...] = ()) -> Table:
@@ -23,7 +23,7 @@ def read_parquet(path: Path, *, na: tuple[str, ...] = ()) -> Table:
     try:
         frame = pl.read_parquet(io.BytesIO(data))
     except (Exception, pl.exceptions.PanicException) as problem:  # a damaged file can make polars panic
-        reason = f"{problem}".partition("\n")[0]
+        reason = legible(f"{problem}".partition("\n")[0], most=200)
         raise DataError(f"{path.name} cannot be read as Parquet: {reason}: write it again.") from problem
     if not len(frame):
         raise DataError(f"{path.name} has {frame.width} columns and no rows: expected at least one row.")

@@ -16,9 +16,9 @@ import polars as pl
 from batchnorm.data.cells import is_number, plain
 from batchnorm.data.formats.content import content
 from batchnorm.data.frame import clean, numbers
-from batchnorm.data.naming import count
+from batchnorm.data.naming import count, listing
 from batchnorm.data.table import Table, refuse_data_as_header, refuse_duplicates
-from batchnorm.errors import DataError, SettingsError
+from batchnorm.errors import DataError, SettingsError, quoted
 
 _SAMPLE = 1 << 18
 """How many characters are looked at to find the separator."""
@@ -64,7 +64,8 @@ def read_text(
         refuse_duplicates(columns, name=path.name)
         if not len(cells):
             raise DataError(
-                f"{path.name} has a header line and no rows: expected at least one row below {', '.join(columns[:4])}."
+                f"{path.name} has a header line and no rows: expected at least one row below "
+                f"{listing(columns, most=4)}."
             )
     cells.columns = list(columns)
     cells = clean(cells, na)
@@ -113,8 +114,8 @@ def _refuse_header_as_data(cells: pl.DataFrame, *, name: str) -> None:
         below = column.slice(1)
         if below.null_count() < len(below) and not numbers(below)[1].any():
             raise DataError(
-                f"{name}: expected rows of data only, got {first[:4]!r} in the first line above numbers: it looks like "
-                "a header line, leave --no-header out."
+                f"{name}: expected rows of data only, got {listing(first, most=4)} in the first line above numbers: "
+                "it looks like a header line, leave --no-header out."
             )
 
 
@@ -136,7 +137,9 @@ def separator_of(wanted: str) -> str:
     found = _NAMED_SEPARATORS.get(wanted, wanted)
     if len(found) != 1 or found in "\"'\r\n" or not found.isascii():
         raise SettingsError(
-            f"separator: expected one character such as ';', or tab, comma, semicolon, pipe, space; got {wanted!r}."
+            "separator: expected one character such as ';', or tab, comma, semicolon, pipe, space; got "
+            f"{quoted(wanted)}.",
+            setting="separator",
         )
     return found
 
