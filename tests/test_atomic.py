@@ -94,7 +94,7 @@ def test_atomic_write_on_a_full_disk_keeps_the_last_good_file(tiny_disk: Path) -
 
 
 def test_atomic_write_on_a_full_disk_without_an_older_file_leaves_nothing(tiny_disk: Path) -> None:
-    with pytest.raises(OutputError, match="No space left on device; nothing was written"):
+    with pytest.raises(OutputError, match="No space left on device; no part of it was written"):
         atomic_write(tiny_disk / "model", bytes(SIZE))
     assert list(tiny_disk.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_atomic_write_to_a_folder_one_may_not_list_still_writes(open_folder: Pat
 
 
 def test_atomic_write_into_a_missing_folder_says_to_create_it(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"No such file or directory; nothing was written; create the folder first"):
+    with pytest.raises(OutputError, match="No such file or directory; no part of it was written; create the folder"):
         atomic_write(tmp_path / "missing" / "model", b"new")
 
 

@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
             raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        kept = "the last good file is still there, unchanged" if _is_file(name) else "nothing was written"
+        kept = "the last good file is still there, unchanged" if _is_file(name) else "no part of it was written"
         raise OutputError(f"cannot write {name!r}: {reason}; {kept}; {_remedy(error)}") from error
     _sync_folder(target.parent, name)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +28,38 @@ def saved(folder: Path, array: np.ndarray) -> Path:
     return folder / "x.npy"
 
 
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.csv")
+    return folder / "pipe.csv"
+
+
 ROWS = [f"{i},{i * i % 7},{'ab'[i % 2]}" for i in range(20)]
+
+WEIGHTED = ("--target", "y", "--weight", "w")
 
 CASES: dict[str, tuple[Callable[[Path], Arguments], str]] = {
     "no such file": (lambda f: [f / "none.csv", "--target", "y"], "there is no file .*none.csv"),
     "a name too long": (lambda f: ["x" * 300 + ".csv", "--target", "y"], "x+.csv"),
     "a folder": (lambda f: [f, "--target", "y"], "is a directory: expected a file"),
+    "standard input": (lambda f: ["-", "--target", "y"], "- is standard input: expected a regular file .* write what"),
+    "a device": (lambda f: ["/dev/null", "--target", "y"], "/dev/null is a device: expected a regular file"),
+    "a pipe": (lambda f: [pipe(f), "--target", "y"], "pipe.csv is a pipe: expected a regular file .* write what comes"),
+    "labels from a pipe": (
+        lambda f: [saved(f, np.ones((9, 2))), "--labels", pipe(f)],
+        "the labels file .*pipe.csv is a pipe: expected an .npy or IDX file",
+    ),
+    "labels of a name too long": (
+        lambda f: [saved(f, np.ones((9, 2))), "--labels", "x" * 300],
+        "x{300} cannot be read: File name too long",
+    ),
+    "labels of test rows that are not named": (
+        lambda f: ["wine", "--test-labels", f / "none.npy"],
+        "--test-labels expected --test, the file whose labels they are; got no --test: add it",
+    ),
+    "labels of a built-in set": (
+        lambda f: ["wine", "--labels", f / "none.npy"],
+        r"wine brings its own target: expected no labels file, got none\.npy: leave --labels out",
+    ),
     "no such column": (lambda f: [table(f, "a,b,c", *ROWS), "--target", "d"], "no column 'd'"),
     "no target": (lambda f: [table(f, "a,b,c", *ROWS)], "--target"),
     "one class": (
@@ -56,32 +86,54 @@ CASES: dict[str, tuple[Callable[[Path], Arguments], str]] = {
         lambda f: [table(f, "d,y", *(f"2024-01-{i + 1:02},{i % 2}" for i in range(9))), "--target", "y"],
         "date",
     ),
-    "a negative size": (lambda f: ["wine", "--hidden", "10,-5"], "hidden expected sizes >= 1"),
+    "a negative size": (lambda f: ["wine", "--hidden", "10,-5"], "--hidden expected sizes >= 1"),
     "a size that is no number": (lambda f: ["wine", "--hidden", "10,x"], "--hidden expected sizes .* got '10,x'"),
     "a size beyond all memory": (lambda f: ["wine", "--hidden", "99999999999"], "each hidden size expected"),
-    "a negative batch": (lambda f: ["wine", "--batch-size", "-60"], "batch_size expected at least 2"),
+    "a negative batch": (lambda f: ["wine", "--batch-size", "-60"], "--batch-size expected at least 2"),
     "a batch of one": (lambda f: ["wine", "--batch-size", "1"], "a batch of one row has no variance"),
-    "no epochs": (lambda f: ["wine", "--epochs", "0"], "epochs expected a whole number >= 1"),
-    "negative steps": (lambda f: ["wine", "--steps", "-1"], "steps expected a whole number >= 1"),
-    "negative patience": (lambda f: ["wine", "--patience", "-1"], r"patience expected 0 \(never stop early\) or more"),
-    "a negative seed": (lambda f: ["wine", "--seed", "-1"], "seed expected"),
-    "a share over 1": (lambda f: ["wine", "--test-fraction", "1.5"], "test_fraction"),
-    "a share that is no number": (lambda f: ["wine", "--validation-fraction", "nan"], "validation_fraction"),
-    "an unknown activation": (lambda f: ["wine", "--activation", "swish"], "activation expected one of relu"),
-    "an unknown norm": (lambda f: ["wine", "--norm", "layer"], "norm expected batch or none"),
-    "an unknown task": (lambda f: ["wine", "--task", "ranking"], "task: expected auto, classification or regression"),
-    "an unknown optimizer": (lambda f: ["wine", "--optimizer", "lion"], "optimizer expected one of gd"),
-    "an unknown class weight": (lambda f: ["wine", "--class-weight", "x"], "class_weight expected balanced or none"),
-    "class weights of a number": (lambda f: ["diabetes", "--class-weight", "balanced"], "class_weight expected a clas"),
-    "an unknown device": (lambda f: ["wine", "--device", "abacus"], "device expected auto, cpu"),
-    "divided and normalized": (lambda f: ["wine", "--divide-by", "16"], "expected input_norm off"),
-    "a goal that is no number": (lambda f: ["wine", "--goal", "nan"], "goal expected a finite number"),
+    "no epochs": (lambda f: ["wine", "--epochs", "0"], "--epochs expected a whole number >= 1"),
+    "negative steps": (lambda f: ["wine", "--steps", "-1"], "--steps expected a whole number >= 1"),
+    "negative patience": (
+        lambda f: ["wine", "--patience", "-1"],
+        r"--patience expected 0 \(never stop early\)",
+    ),
+    "a negative seed": (lambda f: ["wine", "--seed", "-1"], "--seed expected"),
+    "a share over 1": (lambda f: ["wine", "--test-fraction", "1.5"], "--test-fraction expected a share from 0"),
+    "a share that is no number": (
+        lambda f: ["wine", "--validation-fraction", "nan"],
+        "--validation-fraction exp",
+    ),
+    "an unknown activation": (lambda f: ["wine", "--activation", "swish"], "--activation expected one of relu"),
+    "an unknown norm": (lambda f: ["wine", "--norm", "layer"], "--norm expected batch or none"),
+    "an unknown task": (lambda f: ["wine", "--task", "ranking"], "--task expected auto, classification or"),
+    "an unknown optimizer": (lambda f: ["wine", "--optimizer", "lion"], "--optimizer expected one of gd"),
+    "an unknown class weight": (lambda f: ["wine", "--class-weight", "x"], "--class-weight expected balanced or none"),
+    "class weights of a number": (lambda f: ["diabetes", "--class-weight", "balanced"], "--class-weight expected a "),
+    "an unknown device": (lambda f: ["wine", "--device", "abacus"], "--device expected auto, cpu"),
+    "divided and normalized": (lambda f: ["wine", "--divide-by", "16"], "--divide-by expected input_norm off"),
+    "a goal that is no number": (lambda f: ["wine", "--goal", "nan"], "--goal expected a finite number"),
     "compared with itself": (lambda f: ["wine", "--norm", "none", "--compare"], "--compare expected"),
     "a negative interval": (lambda f: ["wine", "--checkpoint-every", "-1"], "--checkpoint-every expected seconds >= 0"),
     "an interval that is no number": (lambda f: ["wine", "--checkpoint-every", "nan"], "--checkpoint-every expected"),
     "a separator of two": (
         lambda f: [table(f, "a,b,c", *ROWS), "--target", "c", "--separator", "ab"],
-        "separator: expected one character",
+        "--separator: expected one character",
+    ),
+    "a huge divisor": (
+        lambda f: ["wine", "--divide-by", "1e300", "--no-input-norm"],
+        r"--divide-by expected a number from 1e-150 to 1e150, .*, got 1e\+300",
+    ),
+    "a huge weight": (
+        lambda f: [table(f, "a,w,y", *(f"{i},{10 ** (i * 20)},{'ab'[i % 2]}" for i in range(9))), *WEIGHTED],
+        r"t\.csv: --weight expected numbers >= 0 and below 2\*\*53 in column 'w', got 1e\+20 in row 2",
+    ),
+    "weights of zero": (
+        lambda f: [table(f, "a,w,y", *(f"{i},0,{'ab'[i % 2]}" for i in range(9))), *WEIGHTED],
+        "--weight expected at least one row that counts",
+    ),
+    "a huge number": (
+        lambda f: [table(f, "a,y", *(f"{'1e300' if i == 5 else i},{i % 4}.5" for i in range(40))), "--target", "y"],
+        r"t\.csv: column 'a' expected numbers up to 1e\+150, .*, got 1e\+300 in row 6: repair it",
     ),
     "resumed without a folder": (lambda f: ["wine", "--resume"], "--resume expected .* --out runs/NAME; got no --out"),
 }
@@ -156,6 +208,65 @@ def test_warnings_are_notes_without_the_place_in_the_source() -> None:
     first, second = answer.err.splitlines()
     assert first.startswith("note: BatchNorm1d(5): the batch mean or variance of 5 of 5 channels is not finite")
     assert second.startswith("batchnorm: training diverged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.csv", "--target", "y"), "there is no file"),
+        (("t.csv", "--target", "y"), "no column 'y'"),
+        (("t.csv", "--target", "a"), "different texts"),
+        (("t.csv", "--target", "c", "--learning-rate", "0"), "--learning-rate expected a number > 0"),
+    ],
+    ids=["file", "column", "cells", "setting"],
+)
+def test_what_is_wrong_with_a_table_is_said_before_torch_is_imported(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """Importing torch takes seconds: a misspelt name was answered after them."""
+    table(tmp_path, "a,b,c", *(f"name {i},{i},{'xy'[i % 2]}" for i in range(60)))
+    if "a" in arguments:
+        table(tmp_path, "a,b,c", *(f"{i},name {i},{'xy'[i % 2]}" for i in range(60)))
+    code = (
+        "import sys\n"
+        "from batchnorm.cli import main\n"
+        f"sys.argv = ['batchnorm', 'train', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
+def test_a_network_larger_than_the_memory_is_one_message() -> None:
+    """torch's words for it came with a traceback."""
+    limit = 3 << 30
+    answer = process(
+        *("train", "wine", "--hidden", "30000,30000", "--device", "cpu", "--out", "run"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert_one_message(
+        answer, r"expected more memory than there is \(3\.6 GB in one piece\): lower --hidden or --batch-size, or give"
+    )
+
+
+def test_memory_that_numpy_or_python_lacks_is_the_same_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("batchnorm.data.prepare", read)
+    assert_one_message(batchnorm("train", "wine"), "expected more memory than there is: lower")
+
+
+def test_an_error_of_torch_that_is_none_of_memory_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("batchnorm.data.prepare", read)
+    with pytest.raises(RuntimeError, match="something else"):
+        batchnorm("train", "wine")
 
 
 def test_bad_input_of_a_real_process_has_no_traceback() -> None:

@@ -38,5 +38,5 @@ def test_demo_again_replaces_what_it_left_and_says_the_same_as_json() -> None:
 def test_demo_with_nonsense_is_one_message(tmp_path: Path) -> None:
     answer = batchnorm("demo", "--steps", "0")
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err == "batchnorm: steps expected a whole number >= 1, got 0\n"
+    assert answer.err == "batchnorm: --steps expected a whole number >= 1, got 0\n"
     assert not (tmp_path / "runs").exists()

@@ -38,6 +38,8 @@ def test_a_full_disk_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int
         answer = batchnorm(*TRAINING, "--checkpoint-every", "0", "--out", disk / "run")
         assert_full(answer, "No space left on device", "network-1.safetensors")
         assert "the last good file is still there, unchanged" in answer.err
+        command = f"batchnorm train --resume --out {disk / 'run'}"
+        assert answer.err.endswith(f"; training is kept up to its last checkpoint, and {command} goes on from there\n")
         (kept,) = (disk / "run" / "checkpoints").iterdir()
         assert kept.name == "network-1.safetensors"
         assert_full(
@@ -52,7 +54,13 @@ def test_a_full_disk_while_keeping_a_checkpoint(tmp_path: Path, sizes: tuple[int
 
 def test_a_full_disk_while_writing_the_report(tmp_path: Path, whole: Path) -> None:
     with mounted(tmp_path / "disk", "size=2m") as disk:
-        assert_full(batchnorm(*TRAINING, "--out", disk / "run"), "No space left on device", "report.html")
+        answer = batchnorm(*TRAINING, "--out", disk / "run")
+        assert_full(answer, "No space left on device", "report.html")
+        assert "no part of it was written" in answer.err
+        command = f"batchnorm train --resume --out {disk / 'run'}"
+        assert answer.err.endswith(
+            f"; the model is saved in {disk / 'run'}/model.safetensors, and {command} writes what is missing\n"
+        )
         assert not (disk / "run" / "record.json").exists()
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert batchnorm("train", "--resume", "--out", disk / "run").code == 0
@@ -69,6 +77,13 @@ def test_a_file_size_limit_while_keeping_a_checkpoint(tmp_path: Path, sizes: tup
     assert (out / "checkpoints" / "network-1.safetensors").stat().st_size < limit
     assert batchnorm("train", "--resume", "--out", out).code == 0
     assert_same_tensors(out, whole)
+
+
+def test_a_file_size_limit_before_anything_is_kept_promises_nothing(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    out = tmp_path / "run"
+    answer = process(*TRAINING, "--checkpoint-every", "0", "--out", out, preexec_fn=limiting(sizes[0] // 2))
+    assert_full(answer, "File too large", "network-1.safetensors")
+    assert "--resume" not in answer.err
 
 
 def limiting(size: int) -> Callable[[], None]:

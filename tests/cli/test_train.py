@@ -202,6 +202,7 @@ def test_a_column_of_weights_counts_rows_and_is_no_feature(tmp_path: Path) -> No
             ("--validation-fraction", "0", "--patience", "5"),
             ["--patience has no effect: there is no validation row to go by"],
         ),
+        (("--hidden", "5", "--separator", ";"), ["--separator has no effect: there is no text file to read"]),
         (("--hidden", "5", "--dropout", "0.2", "--momentum", "0.2", "--patience", "5"), []),
     ],
     ids=lambda value: " ".join(value),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ class RunFolder:
         for old in self._results:
             (self.previous / old.name).unlink(missing_ok=True)
         _remove_if_empty(self.previous)
+
+    def how_to_go_on(self) -> str:
+        """What a run that could not write is left with, and how it is finished; empty where nothing is kept."""
+        command = f"batchnorm train --resume --out {shlex.quote(str(self.path))}"
+        if self._is_there(self.model):
+            return f"; the model is saved in {self.model}, and {command} writes what is missing"
+        if any(self.checkpoints.glob("network-*.safetensors")):
+            return f"; training is kept up to its last checkpoint, and {command} goes on from there"
+        return ""
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batchnorm.cli.flags import flag_of
 from batchnorm.cli.folder import RunFolder, fresh
+from batchnorm.cli.memory import enough_memory
 from batchnorm.cli.plan import plan_of, unused
 from batchnorm.cli.progress import Bars, note
 from batchnorm.cli.summary import say_finished, show, strict, what_diverged
-from batchnorm.errors import CheckpointError, SettingsError
+from batchnorm.errors import CheckpointError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     from batchnorm.training.experiment import Finished
@@ -112,11 +114,11 @@ def train(
     options = _plain({k: v for k, v in context.params.items() if k not in _ABOUT_THE_RUN})
     given = {k for k in options if _is_given(context, k)}
     if resume and (folder.is_begun or "data" not in given):
-        started = _as_started(options, given, folder)
+        options = _as_started(options, given, folder)
         if folder.is_finished:
             say_finished(folder, as_json=as_json)
             return
-        plan, begin = plan_of(started), folder.go_on
+        plan, begin = plan_of(options), folder.go_on
     else:
         if resume:
             note(f"{folder.path} holds no run to go on with: this one begins")
@@ -124,7 +126,7 @@ def train(
         begin = partial(folder.begin, options, overwrite=overwrite)
     with folder.held():
         begin()
-        for line in (*unused(given, plan), *plan.data.notes):
+        for line in (*unused(given, options, plan), *plan.data.notes):
             note(line)
         finished = carry_out(plan, folder, keep_every=checkpoint_every, quiet=quiet or as_json)
     if finished is None:
@@ -147,21 +149,24 @@ def carry_out(plan: Plan, folder: RunFolder, *, keep_every: float, quiet: bool) 
     from batchnorm.training.experiment import perform
 
     metric_name = "accuracy" if plan.task == "classification" else "R2"
-    with Bars(metric_name, quiet=quiet) as bars, _until_interrupted() as interrupted:
-        finished = perform(
-            plan,
-            checkpoints=folder.checkpoints,
-            observe=bars.observer,
-            should_stop=lambda: bool(interrupted),
-            keep_every=keep_every,
-        )
-    if finished is not None:
-        write_model_file(folder.model, finished.model_file)
-        report.write(finished.record, folder.report)
-        folder.finish(strict(finished.record.to_dict()))
-        for run in finished.record.runs:
-            if run.ended == "diverged":
-                note(f"{run.label}: {what_diverged(run)}")
+    try:
+        with Bars(metric_name, quiet=quiet) as bars, _until_interrupted() as interrupted, enough_memory():
+            finished = perform(
+                plan,
+                checkpoints=folder.checkpoints,
+                observe=bars.observer,
+                should_stop=lambda: bool(interrupted),
+                keep_every=keep_every,
+            )
+        if finished is not None:
+            write_model_file(folder.model, finished.model_file)
+            report.write(finished.record, folder.report)
+            folder.finish(strict(finished.record.to_dict()))
+    except OutputError as error:
+        raise OutputError(f"{error}{folder.how_to_go_on()}") from error
+    for run in finished.record.runs if finished is not None else ():
+        if run.ended == "diverged":
+            note(f"{run.label}: {what_diverged(run)}")
     return finished
 
 
@@ -189,9 +194,8 @@ def _as_started(options: dict[str, Any], given: set[str], folder: RunFolder) -> 
         raise CheckpointError(f"{folder.options} expected the options of this version: start again with --overwrite")
     for name in sorted(given):
         if options[name] != started[name]:
-            option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
             raise SettingsError(
-                f"{option} expected what the run in {folder.path} was started with, {started[name]}; got "
+                f"{flag_of(name)} expected what the run in {folder.path} was started with, {started[name]}; got "
                 f"{options[name]}: leave it out to resume, or start another run"
             )
     return started
