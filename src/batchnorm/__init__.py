@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batchnorm.moments import Moments
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, InputNorm
     from batchnorm.predictor import load
+    from batchnorm.surgery import convert, revert
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,9 @@ __all__ = [
     "InputNorm",
     "Moments",
     "batch_norm",
+    "convert",
     "load",
+    "revert",
     "save",
 ]
 
@@ -40,7 +43,9 @@ _HOME = {
     "InputNorm": "batchnorm.nn",
     "Moments": "batchnorm.moments",
     "batch_norm": "batchnorm.functional",
+    "convert": "batchnorm.surgery",
     "load": "batchnorm.predictor",
+    "revert": "batchnorm.surgery",
     "save": "batchnorm.model_file",
 }
 

@@ -1,0 +1,169 @@
+"""A module's forward as graphs: all that it can be, whatever the input, its optional arguments and the mode.
+
+torch.fx runs a forward once, with stand-ins for tensors, and writes down what happens to them. What Python decides on
+the way is written down nowhere, so everything that Python could decide by is tried, or looked for and refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from batchnorm.surgery.randomness import Drawn, same_randomness
+
+_MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
+
+
+class UnprovenError(Exception):
+    """Why a forward is more than its graphs, or may be."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The graphs of a module's forward, one node for each call of a child.
+
+    Attributes:
+        graphs: all that it can be.
+        several: why the first of them cannot stand for the forward; None where all are alike.
+    """
+
+    graphs: tuple[fx.Graph, ...]
+    several: str | None
+
+
+def traces(module: nn.Module) -> Traces:
+    """Trace in training and at test time, with and without gradients, each optional argument given and not given.
+
+    Raises:
+        UnprovenError: the forward looks at the type of a tensor, at its numbers or its sizes; draws random numbers in
+            Python; changes the module; makes tensors; switches gradients or autocast.
+    """
+    options = _optional_arguments(module)
+    graphs = []
+    for training, grad in itertools.product((True, False), (True, False)):
+        for left_out in itertools.product((False, True), repeat=len(options)):
+            absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
+            stand_in = _without_numbers(module).train(training)
+            with torch.set_grad_enabled(grad):
+                graphs.append(_traced(stand_in, absent))
+    for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
+        if node.op == "get_attr" and not _has(module, node.target):
+            raise UnprovenError("its forward makes tensors that a trace would keep as they are")
+    several = None
+    if options:
+        several = f"its forward has an optional argument, {next(iter(options))}"
+    elif len({graph.python_code("self").src for graph in graphs}) > 1:
+        several = "its forward does otherwise in training than at test time, or without gradients"
+    return Traces(tuple(graphs), several)
+
+
+def _optional_arguments(module: nn.Module) -> dict[str, Any]:
+    """Those of the forward, with their defaults."""
+    forward = type(module).forward
+    if "forward" in vars(module) or hasattr(forward, "__wrapped__"):
+        raise UnprovenError("its forward is wrapped or set on the object")
+    if type(module).__call__ is not nn.Module.__call__:
+        raise UnprovenError("it is called in a way of its own")
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
+        raise UnprovenError("its forward has arguments that are not fixed in number or go by name alone")
+    options = {p.name: p.default for p in parameters if p.default is not p.empty}
+    if len(options) > _MOST_OPTIONS:
+        raise UnprovenError(f"its forward has {len(options)} optional arguments")
+    return options
+
+
+def _without_numbers(module: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers have shapes alone: nothing that a forward does to them is felt."""
+    memo: dict[int, Any] = {}
+    try:
+        for p in module.parameters():
+            memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+        for b in module.buffers():
+            memo[id(b)] = torch.empty_like(b, device="meta")
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever a user's module raises
+        raise UnprovenError(f"it cannot be copied: {error}") from error
+
+
+def _traced(module: nn.Module, absent: dict[str, Any]) -> fx.Graph:
+    before, drawn = _attributes(module), Drawn.so_far()
+    with same_randomness():
+        try:
+            graph = _StrictTracer().trace(module, absent or None)
+        except UnprovenError:
+            raise
+        except Exception as error:  # whatever a user's forward raises when it is handed stand-ins
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UnprovenError(f"its forward cannot be traced: {reason}") from error
+        if Drawn.so_far() != drawn:
+            raise UnprovenError("its forward draws random numbers in Python")
+    if _attributes(module) != before:
+        raise UnprovenError("its forward changes the module itself")
+    return graph
+
+
+class _StrictTracer(fx.Tracer):
+    """Children are nodes; what a graph cannot say is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._switches = _switches()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _switches() != self._switches:
+            raise UnprovenError("it switches gradients or autocast on or off")
+        return super().create_node(*args, **kwargs)
+
+
+class _StandIn(fx.Proxy):
+    """Says what it is to torch alone: a forward that asks decides by the answer."""
+
+    @property  # type: ignore[misc]  # of object it can be set, too
+    def __class__(self) -> Any:
+        asker = sys._getframe(1)
+        if asker.f_globals.get("__name__", "").split(".")[0] == "torch" and asker.f_code.co_name != "is_tensor":
+            return _StandIn
+        raise UnprovenError("it asks for the type of a value")
+
+
+def _switches() -> tuple[bool, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        *(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")),
+    )
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds, by identity, containers one level deep."""
+    return {name: _identity(value) for name, value in vars(module).items()}
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: id(v) for key, v in value.items()}
+    return [id(v) for v in value] if isinstance(value, (list, set)) else id(value)
+
+
+def _has(module: nn.Module, target: str) -> bool:
+    try:
+        for name in target.split("."):
+            module = getattr(module, name)
+    except AttributeError:
+        return False
+    return True
