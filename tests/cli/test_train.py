@@ -51,7 +51,9 @@ def test_json_is_one_strict_value_with_the_numbers_of_the_record(arguments: tupl
     for mine, theirs in zip(said["runs"], record["runs"], strict=True):
         assert mine[f"test_{record['metric_name']}"] == theirs["test_metric"]
         assert mine["ended"] == theirs["ended"] == "all steps"
-    assert len(said["singles"]) == 3
+    assert [single["row"] for single in said["singles"]] == [1, 2, 3]
+    assert [single["row"] for single in record["singles"]] == [1, 2, 3]
+    assert "test row, counted from 1" in (tmp_path / "run" / "report.html").read_text()
     assert all(Path(said[name]).exists() for name in ("model", "report", "record"))
 
 
@@ -94,6 +96,35 @@ def test_names_are_shown_as_they_are_and_never_as_markup(name: str, tmp_path: Pa
     assert f"{name} from t.csv" in answer.out
     assert f"alone: {name} {name}" in answer.out
     assert batchnorm("inspect", "run/model.safetensors").code == 0
+
+
+def test_names_of_a_file_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    """A header that held the terminal's control characters coloured it, and one of a megabyte filled it."""
+    red, long = "\x1b[31mred (\x1b[0m)", "x" * 100_000
+    lines = [f"{red},{long},y{red}", *(f"{i},{'pq'[i % 2]}{red}{long},{red}{i % 2}{long}" for i in range(60))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    arguments = ("train", "t.csv", "--target", "last", "--hidden", "3", "--epochs", "1", "--out", "run")
+    answers = [batchnorm(*arguments), batchnorm("inspect", "run/model.safetensors")]
+    (tmp_path / "u.csv").write_text(f"{red},{long},w{red}\n1,p,2\n")
+    answers.append(batchnorm("predict", "run/model.safetensors", "u.csv", "--json"))
+    for answer in answers:
+        assert answer.code == 0
+        assert not ESCAPE.search(answer.out + answer.err)
+    assert "test row 1 alone: y\\x1b[31mred (\\x1b[0m) " in answers[0].out
+    assert len(answers[0].out) < 3_000
+    assert len(answers[1].out) < 20_000
+    assert answers[2].err.startswith("note: u.csv: ignored 1 column that the model does not know: 'w\\x1b[31mred")
+
+
+def test_single_rows_are_told_with_digits_that_tell_them_apart(tmp_path: Path) -> None:
+    """Targets that differ by hundredths were all 1e+06; an answer that is no number ended in a traceback."""
+    lines = ["a,y", *(f"{i / 1000},{1e6 + 0.01 * i:.2f}" for i in range(60))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "u.csv").write_text("a,y\n1e308,1000000.25\n0.02,1000000.2\n")
+    answer = batchnorm("train", "t.csv", "--target", "y", "--test", "u.csv", *QUICK, "--out", "run")
+    assert answer.code == 0
+    assert "test row 1 alone: y too large to compute with, true 1000000.25" in answer.out
+    assert re.search(r"test row 2 alone: y \d+\.\d+, true 1000000\.2\d*\n", answer.out)
 
 
 def test_a_folder_called_like_a_built_in_set_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.report.markup import Page
 
 from batchnorm.report import render
 from batchnorm.report.wording import NO_BREAK
-from batchnorm.training.record import Confusion, LayerStatistics, Record
+from batchnorm.training.record import Confusion, LayerStatistics, Record, Residuals, SinglePrediction
 
 EVERYTHING = ["summary", "learning", "activations", "parameters", "statistics", "mistakes", "singles", "setup"]
 
@@ -208,6 +208,30 @@ def test_confusion_names_the_most_frequent_mistake():
     )
 
 
+def test_confusion_has_classes_in_the_order_of_a_person():
+    """c112 stood between c105 and c12: classes are sorted as texts."""
+    record = records.classification_record()
+    counts = ((5, 0, 0, 1), (0, 6, 0, 0), (0, 0, 7, 0), (0, 2, 0, 8))  # of c0, c105, c12, c2, by themselves
+    run = replace(record.runs[0], confusion=Confusion(("c0", "c105", "c12", "c2"), counts))
+    figure = page_of(replace(record, runs=(run,))).figures()["confusion-1"]
+    assert figure["layout"]["xaxis"]["ticktext"] == figure["layout"]["yaxis"]["ticktext"] == ["c0", "c2", "c12", "c105"]
+    marks = [zip(trace["y"], trace["x"], trace["text"], strict=True) for trace in figure["data"][1:]]
+    cells = {(line, column): text for trace in marks for line, column, text in trace}
+    assert cells == {(0, 0): "5", (0, 1): "1", (1, 1): "8", (1, 3): "2", (2, 2): "7", (3, 3): "6"}
+    assert figure["data"][0]["z"][0] == pytest.approx([5 / 6, 1 / 6, 0, 0], abs=1e-4)
+
+
+def test_names_of_any_length_fill_no_heading():
+    long = "the median value of owner-occupied houses " * 1000
+    record = replace(records.classification_record(), title=long, target_name=long, data_name=long)
+    confusion = Confusion((f"a {long}", f"b {long}"), ((9, 3), (1, 7)))
+    single = SinglePrediction(1, f"a {long}", f"b {long}", 0.5)
+    page = page_of(replace(record, runs=(replace(record.runs[0], confusion=confusion),), singles=(single,)))
+    assert len(page.text()) < 10_000
+    for tag, most in (("title", 120), ("h1", 120), ("dd", 80), ("th", 60), ("td", 400)):
+        assert all(len(element.text) <= most for element in page.all(tag)), tag
+
+
 def test_confusion_without_mistakes_says_so():
     record = records.classification_record(twin=False, classes=("cat", "dog"))
     run = replace(record.runs[0], confusion=Confusion(("cat", "dog"), ((9, 0), (0, 7))))
@@ -240,6 +264,38 @@ def test_residuals_show_every_row_and_count_every_row():
     assert ours["x"] == pytest.approx(residuals.true, rel=1e-5)
     assert ours["y"] == pytest.approx(residuals.predicted, rel=1e-5)
     assert [sum(trace["y"]) for trace in figures["residuals"]["data"]] == [1500, 1500]
+
+
+@pytest.mark.parametrize(("offset", "said"), [(1e6, "− 1,000,000"), (-1e6, "+ 1,000,000"), (1234567.0, "− 1,234,567")])
+def test_residuals_far_from_zero_are_drawn_from_a_number_that_the_axes_name(offset: float, said: str):
+    """Targets like 1,000,000.01 were one point: a chart holds six digits. Their marks ran into each other."""
+    record = regression_record_around(offset)
+    residuals = record.runs[0].residuals
+    assert residuals is not None
+    figure = page_of(record).figures()["predicted-true"]
+    ours = figure["data"][-1]
+    for axis, values in (("x", residuals.true), ("y", residuals.predicted)):
+        assert ours[axis] == pytest.approx([value - offset for value in values], abs=1e-6)
+        assert max(abs(bound) for bound in figure["layout"][f"{axis}axis"]["range"]) < 1
+        assert figure["layout"][f"{axis}axis"]["title"]["text"].endswith(said)
+    shape = figure["layout"]["shapes"][0]
+    assert (shape["x0"], shape["x1"]) == (shape["y0"], shape["y1"]) == tuple(figure["layout"]["xaxis"]["range"])
+    told = f"true {offset + 0.01:,.2f}, predicted {offset + 0.013:,.3f}".replace("-", "−")
+    assert ours["text"][0].startswith(told)
+
+
+def test_single_predictions_far_from_zero_have_digits_that_tell_them_apart():
+    text = words(page_of(regression_record_around(1e6)), "singles")
+    assert text.endswith("1,000,000.0123" + "1,000,000.0156" + "+0.0033")
+
+
+def regression_record_around(offset: float) -> Record:
+    """Targets within a tenth of `offset`."""
+    record = records.regression_record()
+    true = tuple(offset + 0.01 * i for i in range(1, 9))
+    kept = Residuals(true, tuple(value + 0.003 for value in true))
+    single = SinglePrediction(1, f"{offset + 0.0123:.15g}", f"{offset + 0.0156:.15g}", None)
+    return replace(record, runs=(replace(record.runs[0], residuals=kept),), singles=(single,), target_name="x" * 90)
 
 
 def test_residuals_of_a_twin_that_went_astray_keep_the_picture_and_count_what_is_outside():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.errors import legible
+
 _WIDTH = 110  # of the tables where the output is no terminal
+_LONGEST_LINE = 2000  # characters of what a model file says of its training: it may be anyone's
 _MOST_COLUMNS = 40  # shown; --json has them all
 
 
@@ -56,26 +60,30 @@ def _columns(schema: dict[str, Any]) -> Table:
 
     target = schema["target"]
     unit = unit_of(target["name"])
-    number = "a number" if unit is None else f"a number in {unit}"
-    asked = f"classes {', '.join(str(c) for c in target['classes'])}" if target["kind"] == "class" else number
-    shown = Table(title=Text(f"predicts {target['name']}: {asked}"), title_justify="left")
+    number = "a number" if unit is None else f"a number in {legible(unit)}"
+    asked = f"classes {_listed(target['classes'])}" if target["kind"] == "class" else number
+    shown = Table(title=Text(f"predicts {legible(target['name'])}: {asked}"), title_justify="left")
     for name in ("column", "kind", "unit", "where missing", "categories"):
         shown.add_column(name)
     columns = schema["columns"]
     for column in columns[:_MOST_COLUMNS]:
         fill = column.get("fill")
-        categories = ", ".join(column.get("categories", ()))
+        categories = _listed(column.get("categories", ()))
         kind, unit, missing = column["kind"], unit_of(column["name"]) or "", "" if fill is None else f"{fill:.4g}"
-        shown.add_row(Text(column["name"]), kind, Text(unit), missing, Text(categories))
+        shown.add_row(Text(legible(column["name"])), kind, Text(legible(unit)), missing, Text(categories))
     if len(columns) > _MOST_COLUMNS:
         shown.add_row(f"... and {len(columns) - _MOST_COLUMNS} more", "", "", "", "")
     return shown
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(legible(str(value)) for value in values)
 
 
 def _trained(description: dict[str, Any]) -> list[str]:
     trained = description["trained"]
     lines = [f"model file format {description['format_version']}, {description['task']}"]
     for key, value in trained.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        lines.append(f"{key}: {text}")
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        lines.append(legible(f"{key}: {text}", most=_LONGEST_LINE))
     return lines

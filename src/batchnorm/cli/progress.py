@@ -10,9 +10,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from batchnorm.errors import legible
 from batchnorm.training.progress import Evaluation, Observer
 
 _PERIOD = 0.1  # seconds between two drawings
+_LONGEST_NOTE = 2000  # characters: names of columns may be of any length and number
 
 
 class Bars(AbstractContextManager["Bars"]):
@@ -87,4 +89,4 @@ class _Bar(Observer):
 
 def note(message: str) -> None:
     """A line for a person, on standard error."""
-    sys.stderr.write(f"note: {message}\n")
+    sys.stderr.write(f"note: {legible(message, most=_LONGEST_NOTE)}\n")

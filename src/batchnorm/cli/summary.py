@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.errors import legible
+
 if TYPE_CHECKING:
     from batchnorm.cli.folder import RunFolder
     from batchnorm.training.record import Record, Run
@@ -66,9 +68,21 @@ def single_lines(record: Record) -> list[str]:
         sure = "" if single.probability is None else f" ({single.probability:.1%})"
         predicted, true = single.predicted, single.true
         if record.task == "regression":
-            predicted, true = f"{float(predicted):.6g}", f"{float(true):.6g}"
-        lines.append(f"test row {single.row + 1} alone: {record.target_name} {predicted}{sure}, true {true}")
+            predicted, true = _told_apart(predicted, true)
+        said, known, name = legible(predicted), legible(true), legible(record.target_name)
+        lines.append(f"test row {single.row} alone: {name} {said}{sure}, true {known}")
     return lines
+
+
+def _told_apart(first: str, second: str) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes; what is no number stays as it is."""
+    from batchnorm.report.wording import digits_apart
+
+    try:
+        digits = digits_apart(float(first), float(second), least=6)
+    except ValueError:
+        return first, second
+    return f"{float(first):.{digits}g}", f"{float(second):.{digits}g}"
 
 
 def what_diverged(run: Run) -> str:

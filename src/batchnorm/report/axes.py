@@ -12,6 +12,8 @@ from batchnorm.report.theme import GRID, LINE
 
 Axis = dict[str, Any]
 
+FAR = 1000.0  # lengths of an interval away from 0
+
 
 def axis(
     title: str,
@@ -59,6 +61,22 @@ def log_span(values: Iterable[float]) -> tuple[float, float] | None:
     """`span` on a logarithmic axis, of the positive values."""
     exponents = span([math.log10(value) for value in values if value > 0 and drawable(value)])
     return None if exponents is None else (10 ** max(exponents[0], -300.0), 10 ** min(exponents[1], 300.0))
+
+
+def origin(bounds: tuple[float, float]) -> float:
+    """What to measure from where an interval is short and far from 0, so that marks on it stay short; 0 elsewhere.
+
+    Charts hold six digits: 1,000,000.01 and 1,000,000.04 would be one point, between marks too long to stand apart.
+
+    >>> origin((1_000_000.012, 1_000_000.047)), origin((2.0, 50.0)), origin((-3000.2, -2999.9))
+    (1000000.0, 0.0, -3000.0)
+    """
+    low, high = bounds
+    length = high - low
+    if not 0 < length * FAR < max(abs(low), abs(high)):
+        return 0.0
+    # As round as the interval is long: no mark is lengthened by it, and the axis can name it.
+    return round((low + high) / 2, -math.ceil(math.log10(length)))
 
 
 def from_zero(values: Iterable[float]) -> tuple[float, float]:

@@ -162,7 +162,7 @@ def _listing(confusion: Confusion, label: str, worst: Sequence[tuple[int, int, i
     """The most frequent mistakes by name: what a matrix of many classes cannot show."""
     if not worst:
         return ""
-    classes = confusion.classes
+    classes = [wording.shorten(name, 44) for name in confusion.classes]
     rows = [
         [classes[i], classes[j], wording.count(count), wording.percent(count / sum(confusion.counts[i]))]
         for count, i, j in worst[:LISTED]
@@ -171,11 +171,13 @@ def _listing(confusion: Confusion, label: str, worst: Sequence[tuple[int, int, i
 
 
 def _most_mistaken(confusion: Confusion) -> list[int]:
-    """All classes, or the `DRAWN` that take part in most mistakes, in their order."""
+    """All classes, or the `DRAWN` that take part in most mistakes, as a person orders their names."""
+    order = wording.in_natural_order(confusion.classes)
     if len(confusion.classes) <= DRAWN:
-        return list(range(len(confusion.classes)))
+        return order
     part = [0] * len(confusion.classes)
     for count, i, j in _most_frequent_mistakes(confusion):
         part[i] += count
         part[j] += count
-    return sorted(sorted(range(len(part)), key=lambda i: (-part[i], i))[:DRAWN])
+    chosen = set(sorted(range(len(part)), key=lambda i: (-part[i], i))[:DRAWN])
+    return [i for i in order if i in chosen]

@@ -12,6 +12,8 @@ from batchnorm.report.residuals import residuals_html
 from batchnorm.report.tables import table_html
 from batchnorm.training.record import Record, SinglePrediction
 
+_COUNTED = "test row, counted from 1"
+
 
 def mistakes(record: Record) -> Section | None:
     """Confusion matrices where classes were predicted, residuals where numbers were; None where neither was kept."""
@@ -30,14 +32,15 @@ def singles(record: Record) -> Section | None:
     """Test rows that the main network was given alone, one at a time."""
     if not record.singles:
         return None
+    name = wording.shorten(record.target_name, 40)
     if record.task == "classification":
         right = f"{sum(s.true == s.predicted for s in record.singles)} of {len(record.singles)}"
         finding = f"Each row was given alone, as after deployment: {right} called correctly (✓), the others not (✗)."
-        header = ["test row", f"true {record.target_name}", "predicted", "probability"]
+        header = [_COUNTED, f"true {name}", "predicted", "probability"]
         rows = [_class_row(single) for single in record.singles]
     else:
         finding = "Each row was given alone, as after deployment."
-        header = ["test row", f"true {record.target_name}", "predicted", "off by"]
+        header = [_COUNTED, f"true {name}", "predicted", "off by"]
         rows = [_number_row(single) for single in record.singles]
     return Section("singles", "One row at a time", finding, table_html("Single predictions", header, rows))
 
@@ -45,14 +48,17 @@ def singles(record: Record) -> Section | None:
 def _class_row(single: SinglePrediction) -> Sequence[str]:
     probability = "" if single.probability is None else wording.percent(single.probability)
     mark = "✓" if single.true == single.predicted else "✗"
-    return wording.count(single.row), single.true, f"{mark} {single.predicted}", probability
+    true, predicted = (wording.shorten(name, 44) for name in (single.true, single.predicted))
+    return wording.count(single.row), true, f"{mark} {predicted}", probability
 
 
 def _number_row(single: SinglePrediction) -> Sequence[str]:
     try:
-        off = float(single.predicted) - float(single.true)
+        true, predicted = float(single.true), float(single.predicted)
     except ValueError:
         return wording.count(single.row), single.true, single.predicted, ""
+    off = predicted - true
     sign = "+" if off > 0 and math.isfinite(off) else ""
-    true, predicted = (f"{float(text):.6g}" for text in (single.true, single.predicted))
-    return wording.count(single.row), true, predicted, f"{sign}{wording.number(off)}"
+    digits = wording.digits_apart(true, predicted, least=6)
+    written = (wording.number(value, digits=digits) for value in (true, predicted))
+    return wording.count(single.row), *written, f"{sign}{wording.number(off)}"

@@ -15,8 +15,8 @@ def provenance(record: Record) -> Section:
     """Settings on one side, data, seed and versions on the other."""
     settings = table_html("Settings", ["setting", "value"], [[name, _value(v)] for name, v in record.settings.items()])
     data = {
-        "data": record.data_name,
-        "target": record.target_name,
+        "data": wording.shorten(record.data_name, 400),
+        "target": wording.shorten(record.target_name, 400),
         "training rows": wording.count(record.rows_train),
         "validation rows": wording.count(record.rows_valid),
         "test rows": wording.count(record.rows_test),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from batchnorm.report import wording
-from batchnorm.report.axes import axis, span
+from batchnorm.report.axes import axis, origin, span
 from batchnorm.report.chart_json import drawable, numbers, text
 from batchnorm.report.charts import Figure, Panel, grid_html
 from batchnorm.report.legend import KeyEntry, key_html
@@ -51,28 +51,34 @@ def _scatter(kept: Sequence[Kept], target: str) -> Figure:
     inside = span([p for p in predicted if window[0] <= p <= window[1]]) or true
     bounds = min(true[0], inside[0]), max(true[1], inside[1])
     outside = sum(not bounds[0] <= p <= bounds[1] for p in predicted)
+    start = origin((min(true[0], bounds[0]), max(true[1], bounds[1])))
     traces = []
     for run, style, pairs in reversed(kept):  # the main run on top
         chosen = [pairs[i] for i in evenly(len(pairs), DRAWN)]
-        hover = [
-            f"true {wording.number(t, digits=4)}, predicted {wording.number(p, digits=4)} ({run.label})"
-            for t, p in chosen
-        ]
-        x, y = [t for t, _ in chosen], [p for _, p in chosen]
+        hover = [f"{_told(t, p)} ({run.label})" for t, p in chosen]
+        x, y = [t - start for t, _ in chosen], [p - start for _, p in chosen]
         traces.append(points(x, y, name=run.label, style=style, hover=hover, size=5))
     note = f"; {wording.plural(outside, 'prediction')} far outside is not drawn" if outside == 1 else ""
     note = f"; {wording.plural(outside, 'prediction')} far outside are not drawn" if outside > 1 else note
     reading = f"One point per test row: across, the true target; up, the prediction; on the diagonal they agree{note}."
-    name = wording.shorten(target, 30)
+    less = f" − {wording.number(abs(start), digits=15)}" if start > 0 else ""
+    less = f" + {wording.number(abs(start), digits=15)}" if start < 0 else less
+    name = wording.shorten(target, max(8, min(30, 38 - len(less))))  # an axis cuts what is longer than its title may be
+    across, up = (true[0] - start, true[1] - start), (bounds[0] - start, bounds[1] - start)
     panel = Panel(
         "predicted-true",
         tuple(traces),
-        axis(f"true {name}", bounds=true),
-        axis("predicted", bounds=bounds),
-        shapes=(reference(true, true),),
+        axis(f"true {name}{less}", bounds=across),
+        axis(f"predicted{less}", bounds=up),
+        shapes=(reference(across, across),),
         height=380,
     )
     return Figure("Predicted against true", reading, (panel,))
+
+
+def _told(true: float, predicted: float) -> str:
+    digits = wording.digits_apart(true, predicted, least=4)
+    return f"true {wording.number(true, digits=digits)}, predicted {wording.number(predicted, digits=digits)}"
 
 
 def _histogram(kept: Sequence[Kept], target: str) -> Figure:

@@ -39,7 +39,7 @@ def render(record: Record) -> str:
         provenance(record),
     ]
     return page(
-        record.title,
+        wording.shorten(record.title, 120),
         eyebrow="Training report",
         header=_header(record),
         sections=[section for section in sections if section is not None],
@@ -55,8 +55,8 @@ def write(record: Record, path: Path | str) -> None:
 def _header(record: Record) -> str:
     return paragraph_html(" ".join(verdict(record)), kind="verdict") + facts_html(
         {
-            "Data": record.data_name,
-            "Target": record.target_name,
+            "Data": wording.shorten(record.data_name, 80),
+            "Target": wording.shorten(record.target_name, 80),
             "Features": wording.count(record.features),
             "Training rows": wording.count(record.rows_train),
             "Validation rows": wording.count(record.rows_valid),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -32,7 +34,7 @@ def number(value: float, *, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits}g}")
     if math.isinf(rounded):  # 1.798e308 rounded up
         rounded = value
-    if rounded != 0 and not 1e-4 <= abs(rounded) < 1e7:
+    if rounded != 0 and not 1e-4 <= abs(rounded) < max(1e7, 10.0**digits):
         mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
         if "." in mantissa:
             mantissa = mantissa.rstrip("0").rstrip(".")
@@ -99,6 +101,45 @@ def plural(amount: int, singular: str, many: str | None = None) -> str:
     ('1 row', '1,500 rows', '2 classes')
     """
     return f"{count(amount)} {singular if amount == 1 else many or singular + 's'}"
+
+
+def digits_apart(first: float, second: float, *, least: int) -> int:
+    """Significant digits that tell two numbers apart, with two digits of their difference; not beyond what they hold.
+
+    >>> digits_apart(151.2, 143.9, least=6), digits_apart(1_000_000.0123, 1_000_000.0156, least=6)
+    (6, 11)
+    """
+    difference, size = abs(first - second), max(abs(first), abs(second))
+    if not (math.isfinite(difference) and difference > 0):
+        return least
+    return min(15, max(least, math.floor(math.log10(size)) - math.floor(math.log10(difference)) + 2))
+
+
+def in_natural_order(texts: Sequence[str]) -> list[int]:
+    """Positions of `texts` in the order a person has them: c2 before c10. Numbers keep the order they come in.
+
+    >>> in_natural_order(["c0", "c10", "c2"]), in_natural_order(["-2", "-1", "0.5"])
+    ([0, 2, 1], [0, 1, 2])
+    """
+    if all(map(_is_number, texts)):
+        return list(range(len(texts)))
+    return sorted(range(len(texts)), key=lambda position: _pieces(texts[position]))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _pieces(text: str) -> list[tuple[int, str]]:
+    """Texts and numbers by turns; a number goes by its length first, so that it may be of any."""
+    pieces = re.split(r"([0-9]+)", text)
+    numbers = [piece.lstrip("0") for piece in pieces[1::2]]
+    pieces[1::2] = numbers
+    return [(len(piece) if at % 2 else 0, piece) for at, piece in enumerate(pieces)]
 
 
 def shorten(text: str, length: int) -> str:

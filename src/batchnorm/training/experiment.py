@@ -15,7 +15,8 @@ import torch
 from batchnorm import __version__
 from batchnorm.atomic import atomic_write
 from batchnorm.data import Prepared
-from batchnorm.errors import DataError, SettingsError
+from batchnorm.data.naming import count
+from batchnorm.errors import DataError, SettingsError, legible
 from batchnorm.model_file import ModelFile
 from batchnorm.predictor import Predictor
 from batchnorm.training import checkpoint, loop
@@ -102,7 +103,7 @@ def perform(
     }
     model_file = ModelFile(model_tensors(main), network_spec(main.network, plan.settings), schema, notes)
     record = Record(
-        title=f"{schema.target.name} from {data.name}",
+        title=f"{legible(schema.target.name)} from {legible(data.name)}",
         data_name=data.name,
         rows_train=len(data.x_train),
         rows_valid=len(data.x_valid),
@@ -162,28 +163,29 @@ def _refuse_diverged(run: Run) -> None:
     """Raise where a run has diverged and no evaluation before has kept weights to go back to."""
     if run.progress.ended == "diverged" and not run.best:
         raise SettingsError(
-            f"training diverged within {run.progress.step} steps, and no weights before that were kept: "
+            f"training diverged within {count(run.progress.step, 'step')}, and no weights before that were kept: "
             f"expected a smaller learning rate than {run.settings.rate:g}, or more frequent evaluations on validation "
             "rows"
         )
 
 
 def _singles(predictor: Predictor, data: Prepared) -> tuple[SinglePrediction, ...]:
+    """The first test rows, counted from 1, each predicted alone."""
     shown = []
     for row in range(min(_SINGLES, len(data.x_test))):
         target = data.schema.decode([int(data.y_test[row])])[0] if data.schema.classes else float(data.y_test[row])
         try:
             found = predictor.predict_records([data.test_table.record(row)])
         except DataError:  # a test row far beyond the training rows must not cost the user the training
-            shown.append(SinglePrediction(row, _text(target), "too large to compute with", None))
+            shown.append(SinglePrediction(row + 1, _text(target), "too large to compute with", None))
             continue
         probability = None if found.probabilities is None else float(found.probabilities.max())
-        shown.append(SinglePrediction(row, _text(target), _text(found.values[0]), probability))
+        shown.append(SinglePrediction(row + 1, _text(target), _text(found.values[0]), probability))
     return tuple(shown)
 
 
 def _text(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _finite(value: float) -> float | None:
