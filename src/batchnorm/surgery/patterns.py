@@ -31,6 +31,21 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[str, tuple[str, ...]]] = {
 }
 _METHODS = {name + end: name for name in ("relu", "sigmoid", "tanh") for end in ("", "_")}
 _EXACT = {"negative_slope": LEAK, "approximate": "none"}  # settings that must be as they are in a layer
+IN_PLACE = (
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.imatmul,
+    operator.itruediv,
+    operator.ifloordiv,
+    operator.imod,
+    operator.ipow,
+    operator.iand,
+    operator.ior,
+    operator.ixor,
+    operator.ilshift,
+    operator.irshift,
+)
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _ADDS_IN_PLACE = (operator.iadd, "add_")
 
@@ -77,7 +92,7 @@ def follow(node: fx.Node, root: nn.Module) -> Match | None:
     if last is None or name is None:
         return None
     match = Match(node, last, name, way, user, after[:-1])
-    return match if _can_wait(node) and not _is_changed_after(match.other, user, root) else None
+    return match if _can_wait(node, user, root) and not _is_changed_after(match.other, user, root) else None
 
 
 def _next(node: fx.Node, root: nn.Module) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
@@ -118,10 +133,12 @@ def _activation(node: fx.Node, value: fx.Node, root: nn.Module) -> str | None:
     return name if all(settings.get(k, exact) == exact for k, exact in _EXACT.items()) else None
 
 
-def _can_wait(layer: fx.Node) -> bool:
-    """Whether the layer may be called later: what it takes is used by nobody after it."""
-    order = {node: position for position, node in enumerate(layer.graph.nodes)}
-    return all(order[user] <= order[layer] for value in layer.all_input_nodes for user in value.users)
+def _can_wait(layer: fx.Node, add: fx.Node, root: nn.Module) -> bool:
+    """Whether the layer may be called as late as the add: what it takes is the same there."""
+    nodes = list(layer.graph.nodes)
+    between = nodes[nodes.index(layer) + 1 : nodes.index(add)]
+    is_used = any(value in node.all_input_nodes for node in between for value in layer.all_input_nodes)
+    return not is_used and not any(_is_in_place(node, root) for node in between)
 
 
 def _is_changed_after(value: fx.Node, add: fx.Node, root: nn.Module) -> bool:
@@ -134,5 +151,5 @@ def _is_in_place(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    is_operator = node.op == "call_function" and name in ("iadd", "isub", "imul", "itruediv", "setitem")
-    return is_operator or name.endswith("_") or bool(node.kwargs.get("inplace")) or True in node.args[1:]
+    is_named = node.op in ("call_function", "call_method") and name.endswith("_")
+    return node.target in IN_PLACE or is_named or bool(node.kwargs.get("inplace")) or True in node.args[1:]

@@ -10,13 +10,14 @@ import copy
 import inspect
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from batchnorm.surgery.patterns import IN_PLACE
 from batchnorm.surgery.randomness import Drawn, same_randomness
 
 _MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
@@ -54,9 +55,6 @@ def traces(module: nn.Module) -> Traces:
             stand_in = _without_numbers(module).train(training)
             with torch.set_grad_enabled(grad):
                 graphs.append(_traced(stand_in, absent))
-    for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
-        if node.op == "get_attr" and not _has(module, node.target):
-            raise UnprovenError("its forward makes tensors that a trace would keep as they are")
     several = None
     if options:
         several = f"its forward has an optional argument, {next(iter(options))}"
@@ -106,6 +104,9 @@ def _traced(module: nn.Module, absent: dict[str, Any]) -> fx.Graph:
             raise UnprovenError(f"its forward cannot be traced: {reason}") from error
         if Drawn.so_far() != drawn:
             raise UnprovenError("its forward draws random numbers in Python")
+    own = before.keys() | before["_parameters"].keys() | before["_buffers"].keys() | before["_modules"].keys()
+    if any(node.op == "get_attr" and str(node.target).split(".")[0] not in own for node in graph.nodes):
+        raise UnprovenError("its forward makes tensors that a trace would keep as they are")
     if _attributes(module) != before:
         raise UnprovenError("its forward changes the module itself")
     return graph
@@ -141,6 +142,18 @@ class _StandIn(fx.Proxy):
         raise UnprovenError("it asks for the type of a value")
 
 
+def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[_StandIn, Any], fx.Proxy]:
+    def method(self: _StandIn, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+# torch.fx would write x = x + y for x += y, and whoever else holds x would not see the change.
+for _function in IN_PLACE:
+    setattr(_StandIn, f"__{_function.__name__}__", _in_place(_function))
+
+
 def _switches() -> tuple[bool, ...]:
     return (
         torch.is_grad_enabled(),
@@ -155,15 +168,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    kind = type(value)  # stand-ins answer to no other question
+    if issubclass(kind, Mapping):
         return {key: id(v) for key, v in value.items()}
-    return [id(v) for v in value] if isinstance(value, (list, set)) else id(value)
-
-
-def _has(module: nn.Module, target: str) -> bool:
-    try:
-        for name in target.split("."):
-            module = getattr(module, name)
-    except AttributeError:
-        return False
-    return True
+    return [id(v) for v in value] if issubclass(kind, (list, set)) else id(value)
