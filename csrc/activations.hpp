@@ -12,8 +12,8 @@ inline constexpr double kLeak = 0.01;  // the slope of leaky_relu below zero, to
 inline constexpr double kRootHalf = 0.70710678118654752440;
 inline constexpr double kRootInverseTwoPi = 0.39894228040143267794;
 
-// Which activation is compiled in: the two that matter most for speed by name, the others by looking at each vector.
-enum class Act { none, relu, other };
+// Which activation is compiled in: the two that matter most for speed by name, or any, looked up for each vector.
+enum class Act { none, relu, any };
 
 // exp(x) = power * (1 + rest): x = n log 2 + r, |r| <= log(2) / 2, power = 2^n, rest = exp(r) - 1. NaN stays NaN.
 struct Exponential {
@@ -82,8 +82,8 @@ BATCHNORM_INLINE VD tanh_series(VD z) {
   return e / (e + 2.0);
 }
 
-// The value of an activation other than none and relu.
-BATCHNORM_INLINE VD curve(Activation activation, VD z) {
+// The value of an activation that is a curve. Not inlined: the call costs little beside the series.
+__attribute__((noinline)) static VD curve(Activation activation, VD z) {
   switch (activation) {
     case Activation::sigmoid: return sigmoid(z);
     case Activation::tanh: return tanh_series(z);
@@ -92,7 +92,7 @@ BATCHNORM_INLINE VD curve(Activation activation, VD z) {
   }
 }
 
-BATCHNORM_INLINE VD curve_slope(Activation activation, VD z) {
+__attribute__((noinline)) static VD curve_slope(Activation activation, VD z) {
   switch (activation) {
     case Activation::sigmoid: {
       const VD s = sigmoid(z);
@@ -110,7 +110,7 @@ BATCHNORM_INLINE VD curve_slope(Activation activation, VD z) {
   }
 }
 
-inline double exact_curve(Activation activation, double z) {
+__attribute__((noinline)) static double exact_curve(Activation activation, double z) {
   switch (activation) {
     case Activation::sigmoid: return 1.0 / (1.0 + std::exp(-z));
     case Activation::tanh: return std::tanh(z);
@@ -119,7 +119,7 @@ inline double exact_curve(Activation activation, double z) {
   }
 }
 
-inline double exact_slope(Activation activation, double z) {
+__attribute__((noinline)) static double exact_slope(Activation activation, double z) {
   const double s = 1.0 / (1.0 + std::exp(-z)), rest = 1.0 / (1.0 + std::exp(z));
   switch (activation) {
     case Activation::sigmoid: return s * rest;
@@ -136,6 +136,8 @@ template <Act A>
 BATCHNORM_INLINE VF activate(Activation activation, VF z) {
   if constexpr (A == Act::none) return z;
   if constexpr (A == Act::relu) return z < 0.0f ? VF{} : z;  // NaN stays
+  if (activation == Activation::none) return z;
+  if (activation == Activation::relu) return z < 0.0f ? VF{} : z;
   if (activation == Activation::leaky_relu) return z < 0.0f ? z * static_cast<float>(kLeak) : z;
   const Doubles wide = widen(z);
   return narrow({curve(activation, wide.low), curve(activation, wide.high)});
@@ -145,6 +147,8 @@ template <Act A>
 BATCHNORM_INLINE VD activate(Activation activation, VD z) {
   if constexpr (A == Act::none) return z;
   if constexpr (A == Act::relu) return z < 0.0 ? VD{} : z;
+  if (activation == Activation::none) return z;
+  if (activation == Activation::relu) return z < 0.0 ? VD{} : z;
   if (activation == Activation::leaky_relu) return z < 0.0 ? z * kLeak : z;
   for (int i = 0; i < kDoubles; ++i) z[i] = exact_curve(activation, z[i]);
   return z;
@@ -155,6 +159,8 @@ template <Act A>
 BATCHNORM_INLINE VF slope(Activation activation, VF z, VF dy) {
   if constexpr (A == Act::none) return dy;
   if constexpr (A == Act::relu) return z <= 0.0f ? VF{} : dy;
+  if (activation == Activation::none) return dy;
+  if (activation == Activation::relu) return z <= 0.0f ? VF{} : dy;
   if (activation == Activation::leaky_relu) return z > 0.0f ? dy : dy * static_cast<float>(kLeak);
   const Doubles wide = widen(z);
   return dy * narrow({curve_slope(activation, wide.low), curve_slope(activation, wide.high)});
@@ -164,6 +170,8 @@ template <Act A>
 BATCHNORM_INLINE VD slope(Activation activation, VD z, VD dy) {
   if constexpr (A == Act::none) return dy;
   if constexpr (A == Act::relu) return z <= 0.0 ? VD{} : dy;
+  if (activation == Activation::none) return dy;
+  if (activation == Activation::relu) return z <= 0.0 ? VD{} : dy;
   if (activation == Activation::leaky_relu) return z > 0.0 ? dy : dy * kLeak;
   for (int i = 0; i < kDoubles; ++i) z[i] = exact_slope(activation, z[i]);
   return z * dy;

@@ -189,7 +189,10 @@ struct Exact {
   struct Apply {
     V hi, scale, start, scale_lost, start_lost;
     BATCHNORM_INLINE V deviation(V x) const { return x - hi; }
-    BATCHNORM_INLINE V value(V d) const { return d * scale + (d * scale_lost + start_lost + start); }
+    BATCHNORM_INLINE V value(V d) const {
+      const V lost = d * scale_lost;  // an infinite value has lost nothing
+      return d * scale + ((lost - lost == 0.0 ? lost : V{}) + start_lost + start);
+    }
   };
   using Number = double;
   static BATCHNORM_INLINE Apply apply(const double* at, std::int64_t stride) {

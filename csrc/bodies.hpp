@@ -110,7 +110,7 @@ struct GradientBody {
     if constexpr (kExtras) {
       if (weighted) d = M::where_counted(w, d, V{}), g = M::where_counted(w, g, V{});
     }
-    if constexpr (A != Act::none) {
+    if (A != Act::none && activation != Activation::none) {
       V z = apply.value(d);
       if constexpr (kExtras) {
         if (residual != nullptr) {

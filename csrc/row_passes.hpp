@@ -159,10 +159,14 @@ std::int64_t forward_rows(const Forward& f) {
     using Math = decltype(math);
     write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
       const auto* constants = arrays.template constants<Math>();
-      if constexpr (std::is_same_v<Math, M>) {
-        if (past) return steps.template normalize<Math, true>(f, k, columns, constants);
+      if constexpr (!std::is_same_v<Math, M>) {
+        return RowSteps<Math, T, Act::any, true>{rows, f.weights}.template normalize<Math, false>(f, k, columns, constants);
+      } else {
+        if constexpr (!kExtras) {
+          if (past) return steps.template normalize<Math, true>(f, k, columns, constants);
+        }
+        steps.template normalize<Math, false>(f, k, columns, constants);
       }
-      steps.template normalize<Math, false>(f, k, columns, constants);
     });
   };
   // By columns threads do not meet, and one may write before another knows of a channel that leaves the range: every
@@ -200,7 +204,7 @@ void backward_rows(const Backward& b) {
   if constexpr (!std::is_same_v<M, Exact>) {
     for (std::int64_t c = 0; c < channels; ++c) {
       if (!M::covers(known_constants(b, c), b.training ? b.centre.m2()[c] : 0.0)) {
-        return backward_rows<Exact, T, A, kExtras>(b);
+        return backward_rows<Exact, T, Act::any, true>(b);
       }
     }
   }
@@ -234,8 +238,10 @@ void backward_rows(const Backward& b) {
     }
     if (!values_asked) return;
     write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
-      past ? steps.template descend<M, true>(b, k, columns, constants, slopes)
-           : steps.template descend<M, false>(b, k, columns, constants, slopes);
+      if constexpr (!kExtras) {
+        if (past) return steps.template descend<M, true>(b, k, columns, constants, slopes);
+      }
+      steps.template descend<M, false>(b, k, columns, constants, slopes);
     });
   });
 }

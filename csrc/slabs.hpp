@@ -36,11 +36,9 @@ struct Slabs {
         vector(x + i, w + i, Full{}, 0);
         vector(x + i + kLanes, w + i + kLanes, Full{}, 1);
       }
-      if (i + kLanes <= run) {
-        vector(x + i, w + i, Full{}, 0);
-        i += kLanes;
+      for (; i < run; i += kLanes) {
+        vector(x + i, w + i, Part{static_cast<int>(std::min<std::int64_t>(kLanes, run - i))}, 0);
       }
-      if (i < run) vector(x + i, w + i, Part{static_cast<int>(run - i)}, 1);
       left -= run, ++row, position = 0;
     }
   }
@@ -113,9 +111,17 @@ struct SlabSteps {
                              });
   }
 
+  // The steps for a channel that leaves the range of M's numbers.
+  auto exactly() const { return SlabSteps<Exact, T, Act::any, true>{slabs, weights}; }
+
   void normalize(const Forward& f, std::int64_t channel, std::int64_t chunk, const Constants& k, bool past) const {
-    if (!M::covers(k, f.training ? f.centre.m2()[channel] : 0.0)) return normalize_as<Exact, false>(f, channel, chunk, k);
-    past ? normalize_as<M, true>(f, channel, chunk, k) : normalize_as<M, false>(f, channel, chunk, k);
+    if (!M::covers(k, f.training ? f.centre.m2()[channel] : 0.0)) {
+      return exactly().template normalize_as<Exact, false>(f, channel, chunk, k);
+    }
+    if constexpr (!kExtras) {
+      if (past) return normalize_as<M, true>(f, channel, chunk, k);
+    }
+    normalize_as<M, false>(f, channel, chunk, k);
   }
 
   template <class Math>
@@ -243,14 +249,17 @@ void backward_slabs(const Backward& b) {
   const auto covered = [&](std::int64_t c, const Constants& k) { return M::covers(k, b.training ? b.centre.m2()[c] : 0.0); };
   const auto sum = [&](std::int64_t c, std::int64_t chunk, const Constants& k) {
     return covered(c, k) ? steps.template sum_gradients_as<M>(b, c, chunk, k)
-                         : steps.template sum_gradients_as<Exact>(b, c, chunk, k);
+                         : steps.exactly().template sum_gradients_as<Exact>(b, c, chunk, k);
   };
   const auto slope = [&](std::int64_t c, const Constants& k, WidePair sums) {
     return slope_of(b, c, k, covered(c, k) ? M::hi(k) : Exact::hi(k), sums, count);
   };
   const auto descend = [&](std::int64_t c, std::int64_t chunk, const Constants& k, const Slope& s) {
-    if (!covered(c, k)) return steps.template descend_as<Exact, false>(b, c, chunk, k, s);
-    past ? steps.template descend_as<M, true>(b, c, chunk, k, s) : steps.template descend_as<M, false>(b, c, chunk, k, s);
+    if (!covered(c, k)) return steps.exactly().template descend_as<Exact, false>(b, c, chunk, k, s);
+    if constexpr (!kExtras) {
+      if (past) return steps.template descend_as<M, true>(b, c, chunk, k, s);
+    }
+    steps.template descend_as<M, false>(b, c, chunk, k, s);
   };
 
   if (threads == 1 || channels >= 4 * threads) {

@@ -17,30 +17,27 @@ void backward_laid_out(const Backward& b) {
   b.shape.positions == 1 ? backward_rows<M, T, A, kExtras>(b) : backward_slabs<M, T, A, kExtras>(b);
 }
 
+// The plain cases of the elements that matter most for speed are compiled by themselves; one general body has the rest.
 template <class M, class T>
 std::int64_t forward_of(const Forward& f) {
-  const bool extras = f.residual != nullptr || f.weights != nullptr;
-  switch (f.activation) {
-    case Activation::none:
-      return extras ? forward_laid_out<M, T, Act::none, true>(f) : forward_laid_out<M, T, Act::none, false>(f);
-    case Activation::relu:
-      return extras ? forward_laid_out<M, T, Act::relu, true>(f) : forward_laid_out<M, T, Act::relu, false>(f);
-    default:
-      return forward_laid_out<M, T, Act::other, true>(f);
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+    if (f.residual == nullptr && f.weights == nullptr) {
+      if (f.activation == Activation::none) return forward_laid_out<M, T, Act::none, false>(f);
+      if (f.activation == Activation::relu) return forward_laid_out<M, T, Act::relu, false>(f);
+    }
   }
+  return forward_laid_out<M, T, Act::any, true>(f);
 }
 
 template <class M, class T>
 void backward_of(const Backward& b) {
-  const bool extras = b.residual != nullptr || b.weights != nullptr || b.dresidual != nullptr || b.dx == nullptr;
-  switch (b.activation) {
-    case Activation::none:
-      return extras ? backward_laid_out<M, T, Act::none, true>(b) : backward_laid_out<M, T, Act::none, false>(b);
-    case Activation::relu:
-      return extras ? backward_laid_out<M, T, Act::relu, true>(b) : backward_laid_out<M, T, Act::relu, false>(b);
-    default:
-      return backward_laid_out<M, T, Act::other, true>(b);
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+    if (b.residual == nullptr && b.weights == nullptr && b.dresidual == nullptr && b.dx != nullptr) {
+      if (b.activation == Activation::none) return backward_laid_out<M, T, Act::none, false>(b);
+      if (b.activation == Activation::relu) return backward_laid_out<M, T, Act::relu, false>(b);
+    }
   }
+  backward_laid_out<M, T, Act::any, true>(b);
 }
 
 std::int64_t forward(const Forward& f) {

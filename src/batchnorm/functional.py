@@ -13,7 +13,7 @@ from batchnorm.errors import StatisticsWarning
 from batchnorm.kernels import autograd, select
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.running import Running
-from batchnorm.kernels.spec import per_channel
+from batchnorm.kernels.spec import Affine, per_channel
 from batchnorm.moments import wide_dtype
 
 __all__ = ["batch_norm"]
@@ -136,11 +136,9 @@ def normalize_and_update(
     if not training:
         assert running is not None, "test time needs running statistics"
         constants = (running.mean, running.var)
-    how = autograd.Normalization(constants, eps, activation)
-    y, centre = autograd.run(how, x, weight, bias, residual, weights)
-    if not training or running is None or _is_recomputation():
-        return y, None
-    return y, running.update(centre)
+    moving = running if training and not _is_recomputation() else None
+    affine = Affine(weight, bias, residual, activation)
+    return autograd.run(autograd.Normalization(constants, eps), x, affine, weights, moving)
 
 
 def mask_weights(x: Tensor, mask: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Running(NamedTuple):
             moments = centre.moments()
             # no_grad leaves forward-mode tangents on; buffers stay plain.
             mean, variance = moments.mean.detach(), moments.variance(correction=1).detach()
-            kept = ~(torch.isfinite(mean.to(self.mean.dtype)) & torch.isfinite(variance.to(self.var.dtype)))
+            kept = self._not_finite(mean, variance)
             enough = moments.count >= 2
             self._move(self.mean, mean, kept | ~enough)
             self._move(self.var, variance, kept | ~enough)
@@ -60,6 +60,15 @@ class Running(NamedTuple):
                 self.batches.add_(enough)
             may_look = mean.device.type == "cpu" and select.way(mean) == "fused"
             return kept if may_look and bool((kept & enough).any()) else None
+
+    def unmoved(self, centre: Centre) -> Tensor:
+        """Which channels a batch of two values or more left as they were, (C,) bool."""
+        moments = centre.moments()
+        return self._not_finite(moments.mean, moments.variance(correction=1))
+
+    def _not_finite(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """(C,) bool: where the running dtypes cannot hold a batch's mean or variance."""
+        return ~(torch.isfinite(mean.to(self.mean.dtype)) & torch.isfinite(variance.to(self.var.dtype)))
 
     def _update_at_once(self, centre: Centre) -> bool:
         """The usual case in the fewest operations; False, with nothing changed, where something is unusual."""

@@ -1,0 +1,116 @@
+"""Which kernels run: the compiled ones where they are there, or the specification's own operations.
+
+`BATCHNORM_KERNEL`, or `use()` at any time, forces one: native, spec, or an instruction set of the native kernels
+(x86-64-v4, x86-64-v3, x86-64-v2, plain). `auto`, the default, takes the best that this processor has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+VARIABLE = "BATCHNORM_KERNEL"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for and what runs.
+
+    Attributes:
+        asked: auto, native, spec or an instruction set.
+        kernel: native or spec.
+        instruction_set: of the native kernels; None for spec.
+        why: one sentence.
+    """
+
+    asked: str
+    kernel: str
+    instruction_set: str | None
+    why: str
+
+
+_native: ModuleType | None = None  # the compiled module, while it is what runs
+_choice: Choice | None = None  # None until a kernel is first needed: importing reads no environment
+
+
+def use(name: str) -> Choice:
+    """Take these kernels from now on, in the whole process.
+
+    Args:
+        name: auto, native, spec, or an instruction set: x86-64-v4, x86-64-v3, x86-64-v2, plain.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: what was asked for cannot run here.
+
+    >>> with using("spec") as choice:
+    ...     choice.kernel
+    'spec'
+    """
+    global _native, _choice
+    found, problem = _compiled()
+    sets = [] if found is None else [_public(s) for s in found.instruction_sets()]
+    if name == "spec":
+        _native, _choice = None, Choice(name, "spec", None, "asked for")
+    elif name == "auto" and found is None:
+        _native, _choice = None, Choice(name, "spec", None, problem)
+    elif name not in ("auto", "native", *_KNOWN_SETS):
+        raise ValueError(f"kernel expected one of {', '.join(('auto', 'native', 'spec', *_KNOWN_SETS))}; got {name!r}")
+    elif found is None:
+        raise RuntimeError(f"kernel {name!r} cannot run: {problem}. Use spec, or auto for the best that can")
+    else:
+        wanted = sets[0] if name in ("auto", "native") else name
+        if not found.choose(wanted.replace("-", "_")):
+            raise RuntimeError(f"kernel {name!r} cannot run on this processor, which has {', '.join(sets)}")
+        why = "asked for" if name == wanted else "the best that this processor has"
+        _native, _choice = found, Choice(name, "native", wanted, why)
+    return _choice
+
+
+def current() -> Choice:
+    """What runs; the first call of all reads BATCHNORM_KERNEL."""
+    if _choice is None:
+        asked = os.environ.get(VARIABLE, "auto") or "auto"
+        try:
+            return use(asked)
+        except ValueError as error:
+            raise ValueError(f"{VARIABLE}: {error}") from None
+    return _choice
+
+
+def native() -> ModuleType | None:
+    """The compiled kernels where they are what runs."""
+    if _choice is None:
+        current()
+    return _native
+
+
+@contextmanager
+def using(name: str) -> Iterator[Choice]:
+    """`use` for the length of a block."""
+    before = current().asked
+    try:
+        yield use(name)
+    finally:
+        use(before)
+
+
+_KNOWN_SETS = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "plain")
+
+
+def _public(instruction_set: str) -> str:
+    return instruction_set.replace("_", "-")
+
+
+def _compiled() -> tuple[ModuleType | None, str]:
+    """The compiled module, or None and why not. torch comes first: the kernels share its threads."""
+    import torch  # noqa: F401
+
+    try:
+        from batchnorm.kernels import _native as module  # type: ignore[attr-defined]
+    except ImportError as error:
+        return None, f"the native kernels were not built when batchnorm was installed ({error})"
+    return module, ""
