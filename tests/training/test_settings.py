@@ -52,7 +52,7 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("nonsense", "message"), NONSENSE, ids=lambda value: str(value))
+@pytest.mark.parametrize(("nonsense", "message"), NONSENSE, ids=lambda value: str(value)[:60])
 def test_nonsense_is_refused_by_name(nonsense: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
         Settings(**nonsense)
