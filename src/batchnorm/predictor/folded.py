@@ -1,22 +1,27 @@
-"""A trained network as one affine map and one activation per layer, in float64.
+"""A trained network as one affine map and one activation per layer.
 
 At test time batch normalization is an affine map with constants (Ioffe & Szegedy 2015, Algorithm 2, step 11):
 
     s = gamma / sqrt(running_var + eps)        norm(z) = s * z + (beta - s * running_mean)
 
 so it disappears into a neighbour: placed before the activation into its own linear map, W' = diag(s) W; placed after it
-into the next one, the head included, W' = W diag(s), b' = b + W (beta - s * running_mean).
+into the next one, the head included, W' = W diag(s), b' = b + W (beta - s * running_mean). That is done in float64 and
+then rounded once, to the dtype that the network was trained in. The normalization of the inputs is not folded: a column
+of mean 1e9 and standard deviation 1 would lose its digits in float32 weights. It is applied in float64, then rounded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchnorm.errors import ModelFileError
 from batchnorm.model_file import ModelFile
-from batchnorm.predictor.activations import Array, activate
+
+Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,39 +33,36 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class FoldedNetwork:
-    """Inputs centred and divided, then the affine maps with the activation between each two."""
+class InputScale:
+    """x: (N, F) -> (x - centre) / divisor, each (1, F); a divisor of inf, of a constant feature, maps finite x to 0."""
 
-    centre: Array  # (F,)
-    divisor: Array  # (F,), inf for a constant feature: it maps to 0 whatever comes
+    centre: Array
+    divisor: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Inputs centred and divided, then the affine maps with the activation between each two; `dtype` to compute in."""
+
+    scale: InputScale | None
     layers: tuple[Affine, ...]  # the head last
     activation: str
-
-    def scores(self, x: Array) -> Array:
-        """The head's outputs (N, outputs) for encoded features x: (N, F); not finite where x is too large."""
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            a = (x - self.centre) / self.divisor
-            for layer in self.layers[:-1]:
-                a = activate(a @ layer.weight.T + layer.bias, self.activation)
-            head = self.layers[-1]
-            return a @ head.weight.T + head.bias
+    dtype: np.dtype[Any]
 
 
-def fold(model_file: ModelFile) -> FoldedNetwork:
+def fold(model_file: ModelFile) -> Folded:
     """Fold gamma, beta, running statistics and eps of every layer into the affine maps.
 
     Raises:
-        ModelFileError: the folded values leave the range of float64.
+        ModelFileError: the folded values leave the range of the network's dtype.
     """
     network, tensors = model_file.network, model_file.tensors
-    centre, divisor = np.zeros(network.inputs), np.ones(network.inputs)
-    if network.input_norm:
-        centre, divisor = tensors["input_norm.mean"], tensors["input_norm.std"]
+    dtype = np.result_type(*(array.dtype for name, array in tensors.items() if name.endswith(".weight")))
     names = [*(f"layers.{number}" for number in range(len(network.hidden))), "head"]
     layers = []
     norm: ScaleShift | None = None  # of the layer before, where it follows the activation
     for name in names:
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             layer = _linear(model_file, name)
             if norm is not None:
                 layer = Affine(layer.weight * norm.scale, layer.bias + layer.weight @ norm.shift)
@@ -68,12 +70,17 @@ def fold(model_file: ModelFile) -> FoldedNetwork:
             if norm is not None and network.placement == "before":
                 layer = Affine(layer.weight * norm.scale[:, None], layer.bias * norm.scale + norm.shift)
                 norm = None
-        if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+            fits = all(np.isfinite(values.astype(dtype)).all() for values in (layer.weight, layer.bias))
+        if not fits:
             raise ModelFileError(
-                f"{name} expected weights that float64 can hold once normalized, got larger: train again"
+                f"{name} expected weights that {dtype} can hold once normalized, got larger: train again"
             )
         layers.append(layer)
-    return FoldedNetwork(centre, np.where(divisor > 0, divisor, np.inf), tuple(layers), network.activation)
+    scale = None
+    if network.input_norm:
+        centre, divisor = tensors["input_norm.mean"][None], tensors["input_norm.std"][None]
+        scale = InputScale(centre, np.where(divisor > 0, divisor, np.inf))
+    return Folded(scale, tuple(layers), network.activation, dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,24 @@
-"""Predictions from a model file, one row or many: NumPy alone, float64 throughout, no torch."""
+"""Predictions from a model file, one row or many: NumPy alone, no torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchnorm.errors import DataError, SettingsError
+from batchnorm.data.encode_records import ColumnwiseEncoder
+from batchnorm.errors import DataError, SettingsError, quoted
 from batchnorm.model_file import ModelFile, read_model_file
-from batchnorm.predictor.activations import Array
-from batchnorm.predictor.folded import fold
+from batchnorm.predictor.folded import Array, fold
+from batchnorm.predictor.network import Network
+from batchnorm.predictor.quiet import quietly
 
-_BLOCK = 4096  # rows in flight: bounds the memory, changes no result
+_BLOCK = 512  # rows in flight: what lies between two layers stays in the cache; changes no result
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,9 @@ class Predictions:
 class Predictor:
     """A trained network that is ready to predict.
 
-    A row gets the same alone and within any batch to the rounding of float64; so does its class, unless two tie.
+    A row gets the same alone and within any batch, to the last bit, whatever the number of threads. The arithmetic is
+    in the dtype that the network was trained in, but for the inputs' normalization, the softmax and the units of a
+    number, which are in float64.
 
     Example:
         >>> from batchnorm.data.column import Column, Target
@@ -49,7 +54,9 @@ class Predictor:
         self.network = model_file.network
         self.schema = model_file.schema
         self.is_classifier = model_file.schema.target.kind == "class"
-        self._folded = fold(model_file)
+        self._network = Network(fold(model_file))
+        if not self.is_classifier:
+            self._unit, self._zero = (float(model_file.tensors[f"target.{name}"]) for name in ("std", "mean"))
         self._classes = _class_values(model_file.schema.target.classes)
 
     def decision_scores(self, x: ArrayLike) -> Array:
@@ -62,14 +69,10 @@ class Predictor:
             DataError: not such a matrix, or a row holds NaN, infinity or values too large to compute with.
         """
         rows = self._matrix(x)
-        scores = np.empty((len(rows), self.network.outputs))
-        for start in range(0, len(rows), _BLOCK):
-            with np.errstate(over="ignore"):  # a long double may become infinite: refused below
-                block = rows[start : start + _BLOCK].astype(np.float64)
-            self._refuse_not_finite(block, start)
-            scores[start : start + len(block)] = self._folded.scores(block)
-        _refuse_too_large(np.isfinite(scores).all(axis=1))
-        return scores
+        if len(rows) <= _BLOCK:
+            return self._scores(rows, 0)
+        starts = range(0, len(rows), _BLOCK)
+        return np.concatenate([self._scores(rows[start : start + _BLOCK], start) for start in starts])
 
     def predict_proba(self, x: ArrayLike) -> Array:
         """Probabilities (N, classes) in the order of `schema.target.classes`; argument and errors as `decision_scores`.
@@ -79,8 +82,10 @@ class Predictor:
         """
         if not self.is_classifier:
             name = self.schema.target.name
-            raise SettingsError(f"predict_proba expected a target with classes, got the number {name!r}: use predict")
-        return _softmax(self.decision_scores(x))
+            raise SettingsError(
+                f"predict_proba expected a target with classes, got the number {quoted(name)}: use predict"
+            )
+        return quietly(_softmax, self.decision_scores(x))
 
     def predict(self, x: ArrayLike) -> NDArray[Any]:
         """Class values or numbers in the user's units, (N,); argument and errors as `decision_scores`."""
@@ -89,7 +94,7 @@ class Predictor:
     def predictions(self, x: ArrayLike) -> Predictions:
         """`predict` and `predict_proba` in one pass."""
         scores = self.decision_scores(x)
-        return Predictions(self._values(scores), _softmax(scores) if self.is_classifier else None)
+        return Predictions(self._values(scores), quietly(_softmax, scores) if self.is_classifier else None)
 
     def predict_records(self, records: Iterable[Mapping[str, Any] | Sequence[Any]]) -> Predictions:
         """The same for rows as they come: each a mapping from column names to cells, or cells in the columns' order.
@@ -97,7 +102,9 @@ class Predictor:
         Raises:
             DataError: a record lacks columns, or a cell does not fit its column: it names the record, counted from 1.
         """
-        return self.predictions(self.schema.encode_records(records))
+        rows = list(records)
+        x = self._encoder.encode(rows)
+        return self.predictions(self.schema.encode_records(rows) if x is None else x)
 
     def describe(self) -> dict[str, Any]:
         """Layers, shapes, statistics, schema and training as JSON values: see `description.describe`."""
@@ -105,18 +112,37 @@ class Predictor:
 
         return describe(self.model_file)
 
+    @cached_property
+    def _encoder(self) -> ColumnwiseEncoder:
+        return ColumnwiseEncoder(self.schema.columns, self.schema.na)
+
+    def __reduce__(self) -> tuple[type[Predictor], tuple[ModelFile]]:
+        return Predictor, (self.model_file,)
+
+    def _scores(self, rows: NDArray[Any], start: int) -> Array:
+        scores = self._network.scores(rows)
+        if np.count_nonzero(np.isfinite(scores)) < scores.size:
+            self._refuse_not_finite(rows, start)
+            _refuse_too_large(scores, start)
+        return scores
+
     def _values(self, scores: Array) -> NDArray[Any]:
         if self.is_classifier:
             labels: NDArray[Any] = self._classes[scores.argmax(axis=1)]
             return labels
-        tensors = self.model_file.tensors
-        with np.errstate(over="ignore"):
-            numbers = scores[:, 0] * float(tensors["target.std"]) + float(tensors["target.mean"])
-        _refuse_too_large(np.isfinite(numbers))
+        numbers = quietly(self._in_units, scores)
+        if np.count_nonzero(np.isfinite(numbers)) < numbers.size:
+            _refuse_too_large(numbers)
         return numbers
 
+    def _in_units(self, scores: Array) -> Array:
+        return scores[:, 0] * self._unit + self._zero
+
     def _matrix(self, x: ArrayLike) -> NDArray[Any]:
-        expected = f"expected a matrix of numbers of shape (N, {self.network.inputs})"
+        inputs = self.network.inputs
+        if type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == inputs and x.dtype.kind in "biuf":
+            return x
+        expected = f"expected a matrix of numbers of shape (N, {inputs})"
         try:
             rows = np.asarray(x)
             if rows.dtype.kind == "O" and not any(isinstance(value, str) for value in rows.flat):
@@ -126,7 +152,7 @@ class Predictor:
         if rows.ndim != 2:
             hint = "; put a single row in brackets" if rows.ndim == 1 else ""
             raise DataError(f"{expected}, got shape {rows.shape}{hint}")
-        if rows.shape[1] != self.network.inputs:
+        if rows.shape[1] != inputs:
             names = self.schema.feature_names
             listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             raise DataError(f"expected {len(names)} features in each row, got {rows.shape[1]}: give {listed}")
@@ -134,10 +160,14 @@ class Predictor:
             raise DataError(f"{expected}, got dtype {rows.dtype}: predict_records takes rows as they come")
         return rows
 
-    def _refuse_not_finite(self, block: Array, start: int) -> None:
-        for row, column in np.argwhere(~np.isfinite(block)):
-            name, got = self.schema.feature_names[column], block[row, column]
-            raise DataError(f"row {start + row} expected finite numbers, got {got} for {name!r}: fill it in first")
+    def _refuse_not_finite(self, rows: NDArray[Any], start: int) -> None:
+        with np.errstate(over="ignore"):
+            wide = rows.astype(np.float64)  # in which a long double may be infinite
+        for row, column in np.argwhere(~np.isfinite(wide)):
+            name, got = self.schema.feature_names[column], wide[row, column]
+            raise DataError(
+                f"row {start + row} expected finite numbers, got {got} for {quoted(name)}: fill it in first"
+            )
 
 
 def load(path: str | os.PathLike[str]) -> Predictor:
@@ -145,16 +175,15 @@ def load(path: str | os.PathLike[str]) -> Predictor:
     return Predictor(read_model_file(path))
 
 
-def _refuse_too_large(is_finite: NDArray[np.bool_] | np.bool_) -> None:
-    for row in np.flatnonzero(~is_finite):
-        raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
+def _refuse_too_large(computed: Array, start: int = 0) -> None:
+    row = start + int(np.argwhere(~np.isfinite(computed))[0, 0])
+    raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
 
 
 def _softmax(scores: Array) -> Array:
-    with np.errstate(under="ignore", over="ignore"):  # a difference beyond float64 is a probability of 0
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    powers: Array = np.exp(scores - np.maximum.reduce(scores, axis=1, keepdims=True))
+    powers /= np.add.reduce(powers, axis=1, keepdims=True)
+    return powers
 
 
 def _class_values(classes: tuple[Any, ...]) -> NDArray[Any]:
