@@ -24,12 +24,18 @@ def library(name: str) -> types.ModuleType:
 
 
 def loaded(name: str) -> types.ModuleType:
-    """The library, imported beside a torch that its compiled operators do not fit.
+    """The library, imported beside a torch that torchvision's compiled operators need not fit.
 
-    torchvision's wheel on PyPI is built for CUDA. Beside a CPU torch its operators do not load, and its import stops at
-    the first that it describes; a schema is all that it asks for.
+    torchvision's wheel on PyPI is built for CUDA. Beside a CPU torch its operators do not load, and its import, with
+    that of the others, stops at the first that it describes; a schema is all that it asks for.
     """
+    if name != "torchvision" and importlib.util.find_spec("torchvision") is not None:
+        loaded("torchvision")
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
     for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            torch.library.define(f"torchvision::{operator}", _NMS)
+        torch.library.define(f"torchvision::{operator}", _NMS)
     return importlib.import_module(name)

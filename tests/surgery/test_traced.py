@@ -153,6 +153,13 @@ def test_residual_add_is_fused_where_an_example_shows_equal_shapes(add: Callable
     assert_same_step(model, reference, images())
 
 
+def test_example_that_the_model_does_not_run_on_is_refused() -> None:
+    model = _residual(operator.add)()
+    with pytest.raises(ValueError, match=r"^example expected an input that the model itself runs on, got: "):
+        convert(model, torch.ones(3), trace=True)
+    assert type(model.bn) is nn.BatchNorm2d
+
+
 class _AddedToEachOther(Block):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn(x))

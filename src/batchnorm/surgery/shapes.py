@@ -18,6 +18,9 @@ def equal_sides(model: nn.Module, example: Any, graphs: Mapping[str, fx.Graph], 
 
     Args:
         graphs: of modules' own forwards, by the modules' names in the model.
+
+    Raises:
+        ValueError: the model does not run on the example.
     """
     model = copied(model).eval()
     seen: dict[fx.Node, bool] = {}
@@ -32,7 +35,10 @@ def equal_sides(model: nn.Module, example: Any, graphs: Mapping[str, fx.Graph], 
     for name, graph in graphs.items():
         model.get_submodule(name).register_forward_pre_hook(watch(graph), with_kwargs=True)
     with torch.no_grad(), same_randomness():
-        call(model, example)
+        try:
+            call(model, example)
+        except Exception as error:  # whatever a user's model raises
+            raise ValueError(f"example expected an input that the model itself runs on, got: {error}") from error
     return {node for node, alike in seen.items() if alike}
 
 
