@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from tests.cli.program import Answer, batchnorm, strict_json
+from tests.cli.program import Answer, batchnorm, process, strict_json
 
 from batchnorm.predictor import load
 
@@ -182,3 +184,33 @@ def test_a_model_that_cannot_be_used_is_one_message(wine_model: Path, command: s
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("batchnorm: cannot use the model file 'model.safetensors': ")
     assert answer.err.count("\n") == 1
+
+
+def test_two_plain_arguments_need_no_parser_and_get_what_the_parser_gives(wine_model: Path, wines: Path) -> None:
+    """The quick way in, as a process; the other runs through the parser."""
+    rows = wines.read_bytes()
+    for data, stdin in ((str(wines), b""), ("-", rows), ("-", b"[1]\n"), ("none.csv", b"")):
+        quick = process("predict", wine_model, data, stdin=stdin)
+        assert quick == batchnorm("predict", wine_model, data, stdin=stdin)
+        assert quick == process("predict", "--header", wine_model, data, stdin=stdin)
+    assert process("predict", "none", "-") == batchnorm("predict", "none", "-")
+
+
+def test_standard_input_is_answered_without_anything_heavy(wine_model: Path, wines: Path) -> None:
+    code = (
+        "import sys\n"
+        "from batchnorm.cli import main\n"
+        f"sys.argv = ['batchnorm', 'predict', {str(wine_model)!r}, '-']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'polars', 'sklearn', 'scipy', 'pandas', 'plotly', 'rich', 'typer', 'click', 'pydantic'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=wines.read_bytes(), capture_output=True, check=True)
+    assert done.stdout.count(b"\n") == 178
+    assert done.stderr == b"HEAVY []\n"
+
+
+@pytest.mark.parametrize("arguments", [("predict", "-h", "x"), ("predict", "--help", "-"), ("predict", "m", "--json")])
+def test_options_in_the_place_of_arguments_are_left_to_the_parser(arguments: tuple[str, ...]) -> None:
+    quick = process(*arguments, env={"COLUMNS": "100", "PATH": "", "TERM": "dumb"})
+    assert "Usage: batchnorm predict" in quick.out + quick.err

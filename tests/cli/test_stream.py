@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ HOUSE = {"area": 100.0, "rooms": 4, "garden": True, "town": "Ulm"}
 
 
 def answers(model: Path, text: str | bytes, *options: str) -> tuple[list[dict[str, Any]], str]:
-    """One answer per line, and what went to standard error."""
+    """One answer per line, and what went to standard error; the exit code tells whether there was an error."""
     stdin = text.encode() if isinstance(text, str) else text
     answer = batchnorm("predict", model, "-", *options, stdin=stdin)
-    assert answer.code == 0
-    return [strict_json(line) for line in answer.out.splitlines()], answer.err
+    found = [strict_json(line) for line in answer.out.splitlines()]
+    assert answer.code == (1 if any("error" in line for line in found) else 0)
+    return found, answer.err
 
 
 def only(model: Path, text: str | bytes, *options: str) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def test_a_bad_line_is_answered_in_its_place_and_the_stream_goes_on(
     assert found[1].keys() == {"line", "error"}
     assert found[1]["line"] == 2
     assert said in found[1]["error"]
-    assert err == "note: 1 lines could not be answered: each has an error in its place\n"
+    assert err == ("note: 1 line could not be answered: an error is in the place of each answer; the exit code is 1\n")
 
 
 def test_bad_csv_lines_are_answered_in_their_place(house_model: Path, expected: dict[str, Any]) -> None:
@@ -122,6 +124,38 @@ def test_bad_csv_lines_are_answered_in_their_place(house_model: Path, expected: 
     assert found[2] == found[4] == expected
 
 
+def test_many_bad_lines_among_many_are_each_answered_in_their_place(
+    house_model: Path, expected: dict[str, Any]
+) -> None:
+    good = json.dumps(HOUSE)
+    lines = [good] * 300
+    for place in (0, 1, 17, 150, 298, 299):
+        lines[place] = json.dumps(HOUSE | {"area": f"big {place}"})
+    lines[200] = json.dumps(HOUSE | {"area": 1e308})
+    found, err = answers(house_model, "\n".join(lines))
+    assert [answer["line"] for answer in found if "error" in answer] == [1, 2, 18, 151, 201, 299, 300]
+    assert [answer for answer in found if "error" not in answer] == [expected] * 293
+    assert "'big 150'" in found[150]["error"]
+    assert err.startswith("note: 7 lines could not be answered")
+
+
+def test_quoted_cells_may_hold_line_ends(house_model: Path, expected: dict[str, Any]) -> None:
+    text = 'area,"rooms","gar\nden",garden,town\n100,"4\n","a ""b""\r\n\nc",yes,"Ulm"\r\n100,4,,yes,Ulm\n'
+    found, err = answers(house_model, text)
+    assert found == [expected, expected]
+    assert "gar\\nden" in err
+
+
+def test_a_quote_that_is_never_closed_is_an_error_of_its_line_alone(
+    house_model: Path, expected: dict[str, Any]
+) -> None:
+    good = "100,4,yes,Ulm\n"
+    found, _ = answers(house_model, f'area,rooms,garden,town\n{good}100,4,yes,"Ulm\n{good * 3}')
+    assert [answer.get("line") for answer in found] == [None, 3, None, None, None]
+    assert "expected the quote that opens a cell to be closed" in found[1]["error"]
+    assert [answer for answer in found if "error" not in answer] == [expected] * 4
+
+
 def test_bytes_that_are_no_text_are_answered_in_their_place(house_model: Path, expected: dict[str, Any]) -> None:
     good = json.dumps(HOUSE).encode()
     found, _ = answers(house_model, good + b'\n{"town": "K\xf6ln"}\n' + good)
@@ -130,10 +164,11 @@ def test_bytes_that_are_no_text_are_answered_in_their_place(house_model: Path, e
 
 
 def test_a_line_without_end_is_answered_once(house_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchnorm.cli.stream._LONGEST", 1000)
+    monkeypatch.setattr("batchnorm.cli.lines._LONGEST", 1000)
+    monkeypatch.setattr("batchnorm.cli.lines._CHUNK", 700)
     found, _ = answers(house_model, f"{json.dumps(HOUSE)}\n{'x' * 5000}\n{json.dumps(HOUSE)}\n")
     assert [set(answer) for answer in found] == [{"prediction"}, {"line", "error"}, {"prediction"}]
-    assert found[1] == {"line": 2, "error": "expected lines under 1000 bytes"}
+    assert found[1] == {"line": 2, "error": "expected lines of up to 1000 bytes"}
 
 
 def test_extra_columns_are_noted_once(house_model: Path, expected: dict[str, Any]) -> None:
@@ -157,17 +192,20 @@ def test_a_separator_that_cannot_be_is_one_message(house_model: Path) -> None:
     assert answer.err.startswith("batchnorm: separator: expected one character")
 
 
-def test_one_line_at_a_time_is_answered_as_a_file_is(wine_model: Path) -> None:
+def test_many_lines_are_answered_as_each_alone_and_as_a_file(wine_model: Path) -> None:
+    """To the last character: a row's answer depends on the row alone."""
     from sklearn.datasets import load_wine
 
     bunch = load_wine()
     lines = "".join(json.dumps(dict(zip(bunch.feature_names, row, strict=True))) + "\n" for row in bunch.data.tolist())
-    found, _ = answers(wine_model, lines)
-    whole = batchnorm("predict", wine_model, "wine", "--json")
-    for alone, line in zip(found, whole.out.splitlines(), strict=True):
-        among = strict_json(line)
-        assert alone["prediction"] == among["prediction"]
-        assert alone["probabilities"] == pytest.approx(among["probabilities"], abs=1e-6)
+    together = batchnorm("predict", wine_model, "-", stdin=lines.encode()).out.splitlines()
+    for number in (0, 77, 177):
+        alone = batchnorm("predict", wine_model, "-", stdin=lines.splitlines()[number].encode()).out
+        assert alone == together[number] + "\n"
+    whole = batchnorm("predict", wine_model, "wine", "--json").out.splitlines()
+    assert [json.loads(line) for line in together] == [
+        {name: value for name, value in json.loads(line).items() if name != "row"} for line in whole
+    ]
 
 
 def test_each_line_is_answered_before_the_next_is_written(house_model: Path) -> None:
@@ -183,6 +221,22 @@ def test_each_line_is_answered_before_the_next_is_written(house_model: Path) -> 
         running.stdin.flush()
         assert strict_json(running.stdout.readline())["line"] == 4
         running.stdin.close()
+        assert running.wait(30) == 1
+
+
+def test_half_a_line_waits_for_its_other_half(house_model: Path, expected: dict[str, Any]) -> None:
+    line = json.dumps(HOUSE)
+    with started("predict", house_model, "-", bufsize=0) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(f"{line}\n{line[:20]}")
+        running.stdin.flush()
+        assert strict_json(running.stdout.readline()) == expected
+        running.stdin.write(f"{line[20:]}\n{line}")
+        running.stdin.flush()
+        assert strict_json(running.stdout.readline()) == expected
+        running.stdin.close()
+        assert strict_json(running.stdout.readline()) == expected
         assert running.wait(30) == 0
 
 
@@ -206,3 +260,25 @@ def test_a_reader_that_goes_away_is_no_error(house_model: Path) -> None:
         running.stdout.close()
         assert running.stderr.read() == b""
         assert running.wait(30) == 0
+
+
+def test_an_interrupt_while_waiting_is_one_message(house_model: Path) -> None:
+    with started("predict", house_model, "-", bufsize=1) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(json.dumps(HOUSE) + "\n")
+        running.stdin.flush()
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+        assert running.stderr is not None
+        assert running.stderr.read() == "batchnorm: interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_answers_that_cannot_be_written_end_in_one_message(house_model: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*COMMAND, "predict", str(house_model), "-"]
+        ended = subprocess.run(command, input=json.dumps(HOUSE), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == "batchnorm: the output could not be written: No space left on device\n"

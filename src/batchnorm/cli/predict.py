@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-from batchnorm.cli.progress import note
-from batchnorm.cli.stream import answer_lines
-
-if TYPE_CHECKING:
-    from batchnorm.predictor import Predictions, Predictor
 
 
 def predict(
@@ -34,45 +25,13 @@ def predict(
     """Predict rows: labels and probabilities, or numbers in the target's units.
 
     Columns are found by name, in any order. A file is answered in CSV or, with --json, in JSON lines; standard input
-    is answered in JSON lines, each as soon as its line has come; a bad line gets an error and the stream goes on.
+    is answered in JSON lines, in order, each as soon as its line has come.
+
+    A line of standard input that cannot be answered gets {"line": ..., "error": ...} in its place and the stream goes
+    on. Exit codes: 0 all rows were answered, 1 some lines got an error, 2 the model or the data cannot be used.
     """
-    from batchnorm.predictor import load
+    from batchnorm.cli.prediction import predict_rows
 
-    predictor = load(model)
-    if data == "-":
-        failed = answer_lines(
-            predictor, sys.stdin.buffer, sys.stdout, header=header, separator=separator, na=tuple(na or ())
-        )
-        if failed:
-            note(f"{failed} lines could not be answered: each has an error in its place")
-        return
-    from batchnorm.data import read_features
-
-    inputs = read_features(data, predictor.schema, header=header, separator=separator, na=na or ())
-    for line in inputs.notes:
-        note(line)
-    _print(predictor, predictor.predictions(inputs.x), as_json=as_json)
-
-
-def answer(predictor: Predictor, predictions: Predictions, row: int) -> dict[str, Any]:
-    """One row's answer as JSON values: {"prediction": ..., "probabilities": {class: ...}}."""
-    value = predictions.values[row]
-    found: dict[str, Any] = {"prediction": value.item() if hasattr(value, "item") else value}
-    if predictions.probabilities is not None:
-        names = [str(c) for c in predictor.schema.classes]
-        found["probabilities"] = dict(zip(names, predictions.probabilities[row].tolist(), strict=True))
-    return found
-
-
-def _print(predictor: Predictor, predictions: Predictions, *, as_json: bool) -> None:
-    rows = range(len(predictions.values))
-    if as_json:
-        for row in rows:
-            print(json.dumps({"row": row + 1, **answer(predictor, predictions, row)}))
-        return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    names = [f"p({c})" for c in predictor.schema.classes]
-    writer.writerow(["prediction", *names])
-    for row in rows:
-        probabilities = [] if predictions.probabilities is None else predictions.probabilities[row].tolist()
-        writer.writerow([predictions.values[row], *(f"{p:.6g}" for p in probabilities)])
+    code = predict_rows(str(model), data, header=header, separator=separator, na=na or (), as_json=as_json)
+    if code:
+        raise typer.Exit(code)
