@@ -15,8 +15,6 @@ namespace {
 
 using Address = std::uintptr_t;  // 0 where there is none
 
-const Kernels* chosen = nullptr;
-
 // Other Python threads may run meanwhile, where that is worth the switch.
 constexpr std::int64_t kWorthReleasing = 1 << 16;
 
@@ -52,7 +50,7 @@ std::int64_t forward(std::int64_t rows, std::int64_t channels, std::int64_t posi
   f.running_var = parameter(running_var, running_element);
   f.momentum = momentum;
   f.batches = reinterpret_cast<std::int64_t*>(batches);
-  return run(f.shape, [&] { return chosen->forward(f); });
+  return run(f.shape, [&] { return chosen().forward(f); });
 }
 
 void backward(std::int64_t rows, std::int64_t channels, std::int64_t positions, int element, int activation, Address x,
@@ -75,7 +73,7 @@ void backward(std::int64_t rows, std::int64_t channels, std::int64_t positions, 
   b.dgamma = parameter(dgamma, parameter_element);
   b.dbeta = parameter(dbeta, parameter_element);
   run(b.shape, [&] {
-    chosen->backward(b);
+    chosen().backward(b);
     return 0;
   });
 }
@@ -86,7 +84,7 @@ void statistics(std::int64_t rows, std::int64_t channels, int element, Address x
                      reinterpret_cast<const void*>(x),
                      reinterpret_cast<double*>(block)};
   run(s.shape, [&] {
-    chosen->statistics(s);
+    chosen().statistics(s);
     return 0;
   });
 }
@@ -97,23 +95,12 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-bool choose(const std::string& name) {
-  for (const Kernels* const* k = available(); *k != nullptr; ++k) {
-    if (name == (*k)->name) {
-      chosen = *k;
-      return true;
-    }
-  }
-  return false;
-}
-
 }  // namespace
 
 NB_MODULE(_native, m) {
-  chosen = available()[0];
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("statistics", &statistics);
   m.def("instruction_sets", &instruction_sets, "The compiled instruction sets that this processor has, best first.");
-  m.def("choose", &choose, "Use one of them from now on; False where there is none of that name.");
+  m.def("choose", &batchnorm::choose, "Use one of them from now on; False where there is none of that name.");
 }

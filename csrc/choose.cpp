@@ -1,4 +1,7 @@
 // Which of the compiled instruction sets this processor has.
+#include <atomic>
+#include <cstring>
+
 #include "interface.hpp"
 
 namespace batchnorm {
@@ -26,5 +29,24 @@ const Kernels* const* available() {
   return found;
 }
 #endif
+
+namespace {
+std::atomic<const Kernels*> in_use{nullptr};
+}
+
+const Kernels& chosen() {
+  const Kernels* kernels = in_use.load(std::memory_order_relaxed);
+  return kernels != nullptr ? *kernels : *available()[0];
+}
+
+bool choose(const char* name) {
+  for (const Kernels* const* k = available(); *k != nullptr; ++k) {
+    if (std::strcmp(name, (*k)->name) == 0) {
+      in_use.store(*k, std::memory_order_relaxed);
+      return true;
+    }
+  }
+  return false;
+}
 
 }  // namespace batchnorm

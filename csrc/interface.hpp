@@ -91,7 +91,17 @@ struct Kernels {
   void (*statistics)(const Statistics&);
 };
 
+#if defined(__GNUC__)
+#define BATCHNORM_PUBLIC __attribute__((visibility("default")))
+#else
+#define BATCHNORM_PUBLIC
+#endif
+
 // The instruction sets compiled in that this processor has, best first; null-terminated.
-const Kernels* const* available();
+BATCHNORM_PUBLIC const Kernels* const* available();
+
+// The one that the process uses: the best, until another is chosen. False where there is none of that name.
+BATCHNORM_PUBLIC const Kernels& chosen();
+BATCHNORM_PUBLIC bool choose(const char* name);
 
 }  // namespace batchnorm

@@ -16,6 +16,8 @@ from batchnorm.kernels.native import Settled
 from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine, Centre, Deviation
 
+_FourGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
 
 class Normalization(NamedTuple):
     """How a batch is normalized: by itself, or by running statistics.
@@ -113,32 +115,70 @@ class FusedBatchNorm(torch.autograd.Function):
         nothing = (None,) * 9
         if dy is None:
             return nothing
-        x, weight, bias, residual, weights = ctx.saved_tensors
+        x, *others, weights = ctx.saved_tensors
         asks: tuple[bool, bool, bool, bool] = ctx.needs_input_grad[:4]
-        _, _, asks_bias, asks_residual = asks
-        kept = ctx.activation is not None  # otherwise no gradient depends on them, and anything may stand for them
-        if torch.is_grad_enabled():
-            if not kept:
-                bias = x.new_zeros(x.shape[1], requires_grad=True) if asks_bias else None
-                residual = torch.zeros_like(x, requires_grad=True) if asks_residual else None
-            inputs = (x, weight, bias, residual)
-            return _differentiable_backward(ctx.how, inputs, ctx.activation, weights, dy) + nothing[4:]
-        settled = ctx.settled
+        affine = Affine(others[0], others[1], others[2], ctx.activation)
+        return _backward(ctx.how, dy, x, affine, weights, ctx.settled, asks) + nothing[4:]
+
+
+def unusual_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    block: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    activation: int,
+    training: bool,
+    count: int,
+    asks: tuple[bool, bool, bool, bool],
+) -> _FourGradients:
+    """What csrc/torch/layer.cpp does not do itself: gradients of gradients, batched ones, ones of another kind."""
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = (running_mean, running_var)
+    affine = Affine(weight, bias, residual, native.ACTIVATIONS_BY_NUMBER[activation])
+    settled = Settled(block, training, float(count))
+    return _backward(Normalization(running, eps), dy, x, affine, None, settled, asks)
+
+
+def _backward(
+    how: Normalization,
+    dy: Tensor,
+    x: Tensor,
+    affine: Affine,
+    weights: Tensor | None,
+    settled: Settled | Centre,
+    asks: tuple[bool, bool, bool, bool],
+) -> _FourGradients:
+    """The gradients of x, weight, bias and residual; the last two are in `affine` only with an activation."""
+    weight, bias, residual, activation = affine
+    _, _, asks_bias, asks_residual = asks
+    kept = activation is not None  # otherwise no gradient depends on them, and anything may stand for them
+    if torch.is_grad_enabled():
         if not kept:
-            stand_in = settled.rstd if isinstance(settled, Centre) else weight
-            bias, residual = stand_in if asks_bias else None, stand_in if asks_residual else None
-        affine = Affine(weight, bias, residual, ctx.activation)
-        if isinstance(settled, Settled) and native.covers(x, weight, bias) and native.covers(dy):
-            g = native.backward(dy, x, settled, affine, weights=weights, needs=asks)
-        else:
-            centre = settled if isinstance(settled, Centre) else settled.centre()
-            g = spec.backward(dy, laid_out(x), centre, affine, weights=weights, needs=asks)
-        return (g.x, g.weight, g.bias, g.residual, *nothing[4:])
+            bias = x.new_zeros(x.shape[1], requires_grad=True) if asks_bias else None
+            residual = torch.zeros_like(x, requires_grad=True) if asks_residual else None
+        return _differentiable_backward(how, (x, weight, bias, residual), activation, weights, dy)
+    if not kept:
+        stand_in = settled.rstd if isinstance(settled, Centre) else settled.block[0]
+        stand_in = stand_in if weight is None else weight
+        bias, residual = stand_in if asks_bias else None, stand_in if asks_residual else None
+    affine = Affine(weight, bias, residual, activation)
+    if isinstance(settled, Settled) and native.covers(x, weight, bias) and native.covers(dy):
+        g = native.backward(dy, x, settled, affine, weights=weights, needs=asks)
+    else:
+        centre = settled if isinstance(settled, Centre) else settled.centre()
+        g = spec.backward(dy, laid_out(x), centre, affine, weights=weights, needs=asks)
+    return (g.x, g.weight, g.bias, g.residual)
 
 
 def _differentiable_backward(
     how: Normalization, inputs: tuple[Tensor | None, ...], activation: str | None, weights: Tensor | None, dy: Tensor
-) -> tuple[Tensor | None, ...]:
+) -> _FourGradients:
     """The same gradients with a graph of their own (create_graph=True)."""
     # Views keep the roles apart where one tensor is handed in twice.
     roles = [None if t is None else t.view_as(t) for t in inputs]
@@ -147,4 +187,5 @@ def _differentiable_backward(
     y, _ = _composed(how, x, Affine(weight, bias, residual, activation), weights)
     asked = [t for t in roles if t is not None and t.requires_grad]
     grads = iter(torch.autograd.grad(y, asked, dy, create_graph=True, allow_unused=True))
-    return tuple(next(grads) if t is not None and t.requires_grad else None for t in roles)
+    x_grad, *others = (next(grads) if t is not None and t.requires_grad else None for t in roles)
+    return (x_grad, others[0], others[1], others[2])

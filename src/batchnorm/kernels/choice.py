@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 VARIABLE = "BATCHNORM_KERNEL"
 
@@ -33,6 +34,8 @@ class Choice:
 
 
 _native: ModuleType | None = None  # the compiled module, while it is what runs
+# A layer's whole call against torch's C++ autograd, while the compiled kernels run and it was built for this torch.
+layer_call: Callable[..., Any] | None = None
 _choice: Choice | None = None  # None until a kernel is first needed: importing reads no environment
 
 
@@ -50,7 +53,7 @@ def use(name: str) -> Choice:
     ...     choice.kernel
     'spec'
     """
-    global _native, _choice
+    global _native, _choice, layer_call
     found, problem = _compiled()
     sets = [] if found is None else [_public(s) for s in found.instruction_sets()]
     if name == "spec":
@@ -67,6 +70,7 @@ def use(name: str) -> Choice:
             raise RuntimeError(f"kernel {name!r} cannot run on this processor, which has {', '.join(sets)}")
         why = "asked for" if name == wanted else "the best that this processor has"
         _native, _choice = found, Choice(name, "native", wanted, why)
+    layer_call = None if _native is None else _layer_call()
     return _choice
 
 
@@ -114,3 +118,19 @@ def _compiled() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         return None, f"the native kernels were not built when batchnorm was installed ({error})"
     return module, ""
+
+
+def _layer_call() -> Callable[..., Any] | None:
+    import torch
+
+    try:
+        from batchnorm.kernels import _torch_layer as module  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    if module.built_for != torch.__version__.split("+")[0]:
+        return None
+    from batchnorm.kernels.autograd import unusual_backward
+
+    module.set_unusual_backward(unusual_backward)
+    call: Callable[..., Any] = module.batch_norm
+    return call

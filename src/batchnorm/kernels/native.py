@@ -21,6 +21,7 @@ from batchnorm.kernels.spec import Affine, Centre, Gradients
 _ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _RUNNING = {torch.float32: 0, torch.float64: 3}
 ACTIVATION_NUMBERS = {None: 0, "relu": 1, "leaky_relu": 2, "sigmoid": 3, "tanh": 4, "silu": 5, "gelu": 6}
+ACTIVATIONS_BY_NUMBER = {number: name for name, number in ACTIVATION_NUMBERS.items()}
 _PLAIN = (Tensor, Parameter)
 _is_copy_on_write = torch._C._is_cow_tensor  # type: ignore[attr-defined]
 

@@ -6,14 +6,16 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
 from batchnorm.errors import StatisticsWarning
 from batchnorm.functional import check_arguments, mask_weights, normalize_and_update, refusal
+from batchnorm.kernels import choice
 from batchnorm.kernels.activations import check_activation
+from batchnorm.kernels.native import ACTIVATION_NUMBERS, Settled
 from batchnorm.kernels.running import Running
 from batchnorm.moments import wide_dtype
 from batchnorm.nn.leaf import as_leaf
@@ -23,6 +25,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share: everything but the number of dimensions they accept."""
 
     activation: str | None
+    _dimensions: ClassVar[tuple[int, int]]  # fewest and most dimensions of an input
     _has_warned: bool
     _refusals: Tensor | None  # (C,) batches that a channel's plain average (momentum=None) must not count
 
@@ -69,6 +72,10 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             ValueError: a wrong number of dimensions, or one value per channel in training: torch's own texts.
             RuntimeError: a wrong number of channels or a dtype that torch.nn refuses too.
         """
+        if mask is None and not torch.compiler.is_compiling():
+            y = self._normalize_at_once(input, residual)
+            if y is not None:
+                return y
         if isinstance(input, fx.Proxy):
             return as_leaf(self, input, residual=residual, mask=mask)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -85,6 +92,37 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         """What a training batch gives before the activation, gamma * z_norm + beta, with nothing updated."""
         y, _ = normalize_and_update(input, None, self.weight, self.bias, training=True, eps=self.eps)
         return y
+
+    def _normalize_at_once(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
+        """The usual case in one call of compiled code; None where it is not the usual case."""
+        call = choice.layer_call
+        if call is None or not self.track_running_stats:
+            return None
+        parameters, buffers = self._parameters, self._buffers
+        # Where pruning or sharding has put something else in their place, `...` is found: not a tensor.
+        mean, var = buffers.get("running_mean", ...), buffers.get("running_var", ...)
+        answer = call(
+            input,
+            parameters.get("weight", ...),
+            parameters.get("bias", ...),
+            mean,
+            var,
+            buffers.get("num_batches_tracked", ...),
+            residual,
+            self.momentum,
+            self.eps,
+            ACTIVATION_NUMBERS[self.activation],
+            self.training,
+            *self._dimensions,
+        )
+        if type(answer) is tuple:
+            answer, block = answer
+            count = input.numel() // self.num_features
+            assert isinstance(mean, Tensor)
+            assert isinstance(var, Tensor)
+            refused = Running(mean, var, self.momentum).unmoved(Settled(block, True, count).centre())
+            self.warn_of(refused, stacklevel=5)
+        return answer  # type: ignore[no-any-return]
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
         training, tracks = self.training, self.track_running_stats
@@ -203,6 +241,8 @@ class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
             [1.0000, 1.0000]], grad_fn=<FusedBatchNormBackward>)
     """
 
+    _dimensions = (2, 3)
+
 
 class BatchNorm2d(_Layer, torch.nn.BatchNorm2d):
     """Batch normalization of (N, C, H, W), per channel; see BatchNorm1d.
@@ -212,6 +252,8 @@ class BatchNorm2d(_Layer, torch.nn.BatchNorm2d):
     torch.Size([2, 3, 4, 4])
     """
 
+    _dimensions = (4, 4)
+
 
 class BatchNorm3d(_Layer, torch.nn.BatchNorm3d):
     """Batch normalization of (N, C, D, H, W), per channel; see BatchNorm1d.
@@ -220,6 +262,8 @@ class BatchNorm3d(_Layer, torch.nn.BatchNorm3d):
     >>> BatchNorm3d(3)(torch.randn(2, 3, 4, 4, 4)).shape
     torch.Size([2, 3, 4, 4, 4])
     """
+
+    _dimensions = (5, 5)
 
 
 def _kept_wide(statistic: Tensor, before: Tensor | None = None) -> Tensor:

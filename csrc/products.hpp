@@ -1,0 +1,207 @@
+// Products of matrices of the sizes that small networks have: out = left right + bias, every sum in the order of k.
+//
+//   for a panel of columns: copy that part of `right` side by side, then
+//     for a block of rows: sums (rows x vectors, held in registers) += left[row][k] * panel[k]
+//
+// Each value of `out` is the same sum in the same order whatever the blocks, the threads or the other rows are: the
+// same bits for any number of threads.
+#pragma once
+
+#include <utility>
+
+#include "channels.hpp"
+#include "parallel.hpp"
+
+namespace batchnorm::BATCHNORM_VARIANT {
+
+#if defined(__AVX512F__)
+inline constexpr int kPanelVectors = 4, kBlockRows = 6;  // 24 sums in 32 registers
+#elif defined(__AVX2__)
+inline constexpr int kPanelVectors = 2, kBlockRows = 6;  // 12 in 16
+#else
+inline constexpr int kPanelVectors = 2, kBlockRows = 4;
+#endif
+inline constexpr std::int64_t kDepth = 384;  // values of k at a time, so that a panel stays in the second-level cache
+
+template <class T>
+struct LanesOf;
+template <>
+struct LanesOf<float> { using V = VF; static constexpr int kLanes = kFloats; };
+template <>
+struct LanesOf<double> { using V = VD; static constexpr int kLanes = kDoubles; };
+
+// A matrix somewhere in memory; right matrices have columns or rows whose values are neighbours.
+template <class T>
+struct Matrix {
+  const T* data;
+  std::int64_t row, column;  // from one row, or column, to the next, in values
+};
+
+// --- the panel: panel[k][j] = right[k][j], zero where j is past the end ---------------------------------------------
+
+template <int kHalf, class V, std::size_t... I>
+BATCHNORM_INLINE V interleaved(V a, V b, std::index_sequence<I...>) {
+  constexpr int lanes = sizeof...(I);
+  return __builtin_shufflevector(a, b, (static_cast<int>(I) / 2 + kHalf * lanes / 2 + (I % 2 ? lanes : 0))...);
+}
+
+// lanes rows of `stride` become lanes columns: log2(lanes) times, the first half is interleaved with the second.
+template <class T>
+BATCHNORM_INLINE void transpose_square(const T* from, std::int64_t stride, T* to, std::int64_t to_stride) {
+  using V = typename LanesOf<T>::V;
+  constexpr int lanes = LanesOf<T>::kLanes;
+  using Lanes = std::make_index_sequence<lanes>;
+  V now[lanes], next[lanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) now[i] = unaligned<V>(from + i * stride);
+#pragma GCC unroll 4
+  for (int done = 1; done < lanes; done *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleaved<0>(now[i], now[i + lanes / 2], Lanes{});
+      next[2 * i + 1] = interleaved<1>(now[i], now[i + lanes / 2], Lanes{});
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) now[i] = next[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) store(to + i * to_stride, now[i]);
+}
+
+template <class T>
+void fill_panel(const Matrix<T>& right, Range depth, std::int64_t column, std::int64_t columns, int width, T* panel) {
+  constexpr int lanes = LanesOf<T>::kLanes;
+  const std::int64_t rows = depth.end - depth.begin;
+  const T* from = right.data + depth.begin * right.row + column * right.column;
+  if (right.column == 1) {
+    for (std::int64_t k = 0; k < rows; ++k) {
+      std::memcpy(panel + k * width, from + k * right.row, static_cast<std::size_t>(columns) * sizeof(T));
+      for (std::int64_t j = columns; j < width; ++j) panel[k * width + j] = 0;
+    }
+    return;
+  }
+  for (std::int64_t j = 0; j < width; j += lanes) {
+    std::int64_t k = 0;
+    if (j + lanes <= columns) {
+      for (; k + lanes <= rows; k += lanes) {
+        transpose_square(from + j * right.column + k, right.column, panel + k * width + j, width);
+      }
+    }
+    for (; k < rows; ++k) {
+      for (std::int64_t i = j; i < j + lanes; ++i) panel[k * width + i] = i < columns ? from[i * right.column + k] : T{};
+    }
+  }
+}
+
+// --- the block: kRows x kVectors sums -------------------------------------------------------------------------------
+
+template <class T, int kRows, int kVectors>
+BATCHNORM_INLINE void multiply_block(const T* left, std::int64_t row, std::int64_t column, const T* panel,
+                                     std::int64_t depth, T* out, std::int64_t stride, std::int64_t columns,
+                                     const T* bias, bool adds) {
+  using V = typename LanesOf<T>::V;
+  constexpr int lanes = LanesOf<T>::kLanes;
+  V sums[kRows][kVectors];
+  const auto lanes_of = [&](int v) { return static_cast<int>(std::min<std::int64_t>(lanes, columns - v * lanes)); };
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const T* start = adds ? out + r * stride + v * lanes : bias + v * lanes;
+      if (!adds && bias == nullptr) {
+        sums[r][v] = V{};
+      } else if (v + 1 < kVectors || lanes_of(v) == lanes) {
+        sums[r][v] = unaligned<V>(start);
+      } else {
+        sums[r][v] = load_part(start, lanes_of(v), V{});
+      }
+    }
+  }
+  for (std::int64_t k = 0; k < depth; ++k) {
+    V right[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) right[v] = unaligned<V>(panel + (k * kVectors + v) * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const V value = splat(left[r * row + k * column]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += value * right[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = out + r * stride + v * lanes;
+      if (v + 1 < kVectors || lanes_of(v) == lanes) {
+        store(to, sums[r][v]);
+      } else {
+        store_part(to, lanes_of(v), sums[r][v]);
+      }
+    }
+  }
+}
+
+template <class T, int kVectors, int kRows = kBlockRows>
+void multiply_rows(int rows, const T* left, std::int64_t row, std::int64_t column, const T* panel, std::int64_t depth,
+                   T* out, std::int64_t stride, std::int64_t columns, const T* bias, bool adds) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return multiply_rows<T, kVectors, kRows - 1>(rows, left, row, column, panel, depth, out, stride, columns, bias,
+                                                   adds);
+    }
+  }
+  multiply_block<T, kRows, kVectors>(left, row, column, panel, depth, out, stride, columns, bias, adds);
+}
+
+// --- the product ----------------------------------------------------------------------------------------------------
+
+template <class T, int kVectors>
+void multiply_panel(const Matrix<T>& left, Range rows, Range depth, const T* panel, T* out, std::int64_t stride,
+                    std::int64_t columns, const T* bias) {
+  const std::int64_t blocks = (rows.end - rows.begin + kBlockRows - 1) / kBlockRows;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const Range own = {rows.begin + (rows.end - rows.begin) * b / blocks,
+                       rows.begin + (rows.end - rows.begin) * (b + 1) / blocks};
+    multiply_rows<T, kVectors>(static_cast<int>(own.end - own.begin),
+                               left.data + own.begin * left.row + depth.begin * left.column, left.row, left.column,
+                               panel, depth.end - depth.begin, out + own.begin * stride, stride, columns, bias,
+                               depth.begin > 0);
+  }
+}
+
+// out: (rows, columns) side by side; bias: (columns,) or null.
+template <class T>
+void multiply(const Matrix<T>& left, const Matrix<T>& right, const T* bias, T* out, std::int64_t rows,
+              std::int64_t columns, std::int64_t inner) {
+  constexpr int lanes = LanesOf<T>::kLanes;
+  const std::int64_t vectors = (columns + lanes - 1) / lanes;
+  const std::int64_t panels = (vectors + kPanelVectors - 1) / kPanelVectors;
+  const int threads = threads_for(rows * columns * inner / 64);
+  const bool by_panels = panels >= 2 * threads;
+  spread(threads, [&](int thread, int all) {
+    const Range own_panels = by_panels ? share(panels, thread, all) : Range{0, panels};
+    const Range own_rows = by_panels ? Range{0, rows} : share(rows, thread, all);
+    if (own_panels.begin == own_panels.end || own_rows.begin == own_rows.end) return;
+    const Scratch memory(static_cast<std::size_t>(kDepth * kPanelVectors * lanes) * sizeof(T));
+    T* panel = memory.as<T>();
+    for (std::int64_t p = own_panels.begin; p < own_panels.end; ++p) {
+      const Range held{vectors * p / panels, vectors * (p + 1) / panels};
+      const int width = static_cast<int>(held.end - held.begin);
+      const std::int64_t column = held.begin * lanes, wide = std::min(columns, held.end * lanes) - column;
+      for (std::int64_t k = 0; k < std::max<std::int64_t>(1, inner); k += kDepth) {
+        const Range depth{k, std::min(inner, k + kDepth)};
+        fill_panel(right, depth, column, wide, width * lanes, panel);
+        const T* start = bias == nullptr ? nullptr : bias + column;
+        switch (width) {
+          case 1: multiply_panel<T, 1>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
+          case 2: multiply_panel<T, 2>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
+          case 3: multiply_panel<T, 3>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
+          default: multiply_panel<T, kPanelVectors>(left, own_rows, depth, panel, out + column, columns, wide, start);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace batchnorm::BATCHNORM_VARIANT
