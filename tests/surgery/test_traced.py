@@ -208,6 +208,15 @@ def test_operators_in_place_stay_in_place() -> None:
     assert not torch.equal(x, images())
 
 
+class _OptionalResidual(Block):
+    """A graph of the other case cannot run on the example; it was once tried."""
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        if shortcut is None:
+            return F.relu(self.bn(x) + x)
+        return F.relu(self.bn(x) + shortcut)
+
+
 class _Broadcast(Block):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(x) + x.mean((2, 3), keepdim=True))
@@ -255,7 +264,17 @@ class _Other(Block):
 
 @pytest.mark.parametrize(
     "kind",
-    [_Broadcast, _IntoTheOther, _Weighted, _ChangedLater, _UsedTwice, _CalledTwice, _Between, _Other],
+    [
+        _OptionalResidual,
+        _Broadcast,
+        _IntoTheOther,
+        _Weighted,
+        _ChangedLater,
+        _UsedTwice,
+        _CalledTwice,
+        _Between,
+        _Other,
+    ],
 )
 def test_what_is_no_such_pattern_is_not_fused(kind: type[nn.Module]) -> None:
     model = kind()

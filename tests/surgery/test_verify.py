@@ -44,12 +44,22 @@ def test_difference_is_named_and_taken_back() -> None:
     assert fields(model) == before
     text = str(error.value)
     assert text.startswith("the converted model differs from the model: output")
-    assert text.endswith("of its largest value, where 1e-07 is allowed (rtol); the model is as it was")
+    assert text.endswith("of its largest value, where 1e-05 is allowed (rtol); the model is as it was")
 
 
 def test_tolerance_can_be_set() -> None:
     model = Peeking()
     assert convert(model, rows(), rtol=10.0).verified is not None
+
+
+@pytest.mark.parametrize(("example", "rtol"), [(None, 0.1), (rows(), 0.0), (rows(), -1.0), (rows(), float("nan"))])
+def test_tolerance_that_means_nothing_is_refused(example: Tensor | None, rtol: float) -> None:
+    model = perceptron()
+    with pytest.raises(
+        ValueError, match=r"^convert expected a number > 0 for rtol, and an example to compare on; got "
+    ):
+        convert(model, example, rtol=rtol)
+    assert type(model[1]) is nn.BatchNorm1d
 
 
 def test_model_and_random_numbers_are_not_touched() -> None:

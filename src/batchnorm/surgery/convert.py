@@ -39,14 +39,14 @@ def convert(
         fuse: let layers end in the activations that follow them: neighbours in a Sequential, and blocks of torchvision
             and timm that are known. Without, layers alone are converted.
         rtol: the largest difference that the comparison allows, in units of the compared tensor's largest value; by
-            default 1e-7 where the model runs in float64, 0.01 in float32, 0.1 in half precision.
+            default 1e-5 where the model runs in float64, 0.01 in float32, 0.1 in half precision.
 
     Returns:
         What was converted, fused, not fused and left alone, with reasons. Converting twice changes nothing more.
 
     Raises:
         TypeError: no torch.nn.Module.
-        ValueError: the model does not run on the example.
+        ValueError: the model does not run on the example, or cannot be copied; options that contradict each other.
         VerificationError: outputs or gradients differ; the model is as it was, as after any other error.
 
     >>> import torch
@@ -61,6 +61,8 @@ def convert(
     _check_model("convert", model)
     if trace and not fuse:
         raise ValueError("convert expected fuse=True with trace=True: tracing only looks for what can be fused")
+    if rtol is not None and (example is None or not 0 < rtol < float("inf")):
+        raise ValueError(f"convert expected a number > 0 for rtol, and an example to compare on; got rtol={rtol}")
     places = Places.in_model(model)
     layers = [module for module in places.names if is_batch_norm(module)]
     fates = {layer: fate(layer, places, fuse=fuse) for layer in layers}

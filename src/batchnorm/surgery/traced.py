@@ -96,10 +96,11 @@ def _called(module: nn.Module) -> Iterator[nn.Module]:
 
 def _alike(found: list[_Traced], candidates: Candidates, model: nn.Module, example: Any) -> set[fx.Node]:
     """The adds whose sides are alike on the example."""
-    adds = {match.add for traced in found for match in traced.matches if match.add is not None}
+    of_one_graph = [traced for traced in found if traced.traces.several is None]
+    adds = {match.add for traced in of_one_graph for match in traced.matches if match.add is not None}
     if example is None or not adds:
         return set()
-    graphs = {candidates.places.names[traced.module]: traced.traces.graphs[0] for traced in found}
+    graphs = {candidates.places.names[traced.module]: traced.traces.graphs[0] for traced in of_one_graph}
     return equal_sides(model, example, graphs, adds)
 
 
