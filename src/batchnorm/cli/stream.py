@@ -15,6 +15,8 @@ from batchnorm.errors import DataError
 if TYPE_CHECKING:
     from batchnorm.predictor import Predictor
 
+_FEW = 8  # records that are tried one by one where one among them cannot be answered
+
 
 def answer_lines(
     predictor: Predictor,
@@ -129,8 +131,8 @@ class _Answering:
         try:
             return self._answers.texts(self._predictor.predict_records(records))
         except DataError:  # one of them cannot be answered: halves find out which, and leave the others together
-            if len(records) == 1:
-                return [self._alone(records[0])]
+            if len(records) <= _FEW:
+                return [self._alone(record) for record in records]
             middle = len(records) // 2
             return [*self._together(records[:middle]), *self._together(records[middle:])]
 

@@ -18,7 +18,7 @@ from batchnorm.predictor.folded import Array, fold
 from batchnorm.predictor.network import Network
 from batchnorm.predictor.quiet import quietly
 
-_BLOCK = 512  # rows in flight: what lies between two layers stays in the cache; changes no result
+_BLOCK = 256  # rows in flight: what lies between two layers stays in the cache; changes no result
 
 
 @dataclass(frozen=True, eq=False)

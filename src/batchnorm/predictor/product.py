@@ -5,8 +5,9 @@ share the work it adds up in another order. So the tile here is one row: a matri
 which NumPy repeats over the rows within one call. A matrix so large that BLAS would share that product among threads is
 cut into pieces that it leaves whole.
 
-Tiles of 4 to 64 rows were measured (`benchmarks.prediction --tiles`): a batch gains up to a factor of 2, a row alone
-loses more, and for some sizes a row's bits depend on its place in the tile.
+Tiles of 2 to 64 rows were measured (`benchmarks.prediction --tiles`): with 4 rows a batch gains a factor of 1.5 to 2,
+and a row alone loses as much of its product's time; from 6 rows on, the same row gets other bits at other places of its
+tile or with other numbers of threads, for some sizes.
 """
 
 from __future__ import annotations
