@@ -97,10 +97,13 @@ std::vector<std::string> instruction_sets() {
 
 }  // namespace
 
+void bind_program(nb::module_& m);  // program_binding.cpp
+
 NB_MODULE(_native, m) {
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("statistics", &statistics);
   m.def("instruction_sets", &instruction_sets, "The compiled instruction sets that this processor has, best first.");
   m.def("choose", &batchnorm::choose, "Use one of them from now on; False where there is none of that name.");
+  bind_program(m);
 }

@@ -82,6 +82,8 @@ struct Statistics {
   double* block = nullptr;
 };
 
+struct StepKernels;  // steps.hpp
+
 // One instruction set's kernels.
 struct Kernels {
   const char* name;
@@ -89,6 +91,7 @@ struct Kernels {
   std::int64_t (*forward)(const Forward&);
   void (*backward)(const Backward&);
   void (*statistics)(const Statistics&);
+  const StepKernels* steps;
 };
 
 #if defined(__GNUC__)

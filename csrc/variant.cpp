@@ -69,7 +69,8 @@ void statistics(const Statistics& s) {
 
 }  // namespace
 
+extern const StepKernels step_kernels;
 extern const Kernels kernels;
-const Kernels kernels{BATCHNORM_TEXT(BATCHNORM_VARIANT), &forward, &backward, &statistics};
+const Kernels kernels{BATCHNORM_TEXT(BATCHNORM_VARIANT), &forward, &backward, &statistics, &step_kernels};
 
 }  // namespace batchnorm::BATCHNORM_VARIANT

@@ -1,0 +1,75 @@
+// A training step as a list of what is to be computed, over memory that stays where it is: put together once, run at
+// every step, without a word of Python in between.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <type_traits>
+#include <variant>
+
+#include "steps.hpp"
+
+namespace batchnorm {
+
+// Batch norm's forward pass in a step. With `starting`, the k-th batch weighs at least 1 / k in the running statistics.
+struct Normalize {
+  Forward forward;
+  bool starting = false;
+};
+
+class Program {
+ public:
+  explicit Program(const Kernels& kernels) : kernels_(kernels) {}
+
+  template <class Operation>
+  void add(Operation operation) {
+    operations_.emplace_back(std::move(operation));
+  }
+
+  // rows: which of all rows are gathered; null: they have been put in place already.
+  // Returns how many channels kept their running statistics because the batch's are not finite.
+  std::int64_t run(const std::int64_t* rows) const {
+    std::int64_t refused = 0;
+    for (const Operation& operation : operations_) {
+      std::visit([&](const auto& o) { perform(o, rows, refused); }, operation);
+    }
+    return refused;
+  }
+
+ private:
+  using Operation = std::variant<Gather, Product, Pointwise, ColumnSums, Loss, Normalize, Backward, Descent>;
+
+  void perform(const Gather& g, const std::int64_t* rows, std::int64_t&) const {
+    if (rows == nullptr) return;
+    const auto bytes = static_cast<std::size_t>(g.bytes);
+    char* to = static_cast<char*>(g.to);
+    for (std::int64_t i = 0; i < g.count; ++i) {
+      std::memcpy(to + i * g.bytes, static_cast<const char*>(g.from) + rows[i] * g.bytes, bytes);
+    }
+  }
+  void perform(const Product& p, const std::int64_t*, std::int64_t&) const { kernels_.steps->product(p); }
+  void perform(const Pointwise& p, const std::int64_t*, std::int64_t&) const { kernels_.steps->pointwise(p); }
+  void perform(const ColumnSums& s, const std::int64_t*, std::int64_t&) const { kernels_.steps->column_sums(s); }
+  void perform(const Loss& l, const std::int64_t*, std::int64_t&) const {
+    if (!kernels_.steps->loss(l)) {
+      throw std::out_of_range("class numbers expected from 0 to " + std::to_string(l.columns - 1) + ", got another");
+    }
+  }
+  void perform(const Normalize& n, const std::int64_t*, std::int64_t& refused) const {
+    if (!n.starting) {
+      refused += kernels_.forward(n.forward);
+      return;
+    }
+    Forward forward = n.forward;
+    forward.momentum = std::max(forward.momentum, 1.0 / static_cast<double>(*forward.batches + 1));
+    refused += kernels_.forward(forward);
+  }
+  void perform(const Backward& b, const std::int64_t*, std::int64_t&) const { kernels_.backward(b); }
+  void perform(const Descent& d, const std::int64_t*, std::int64_t&) const { kernels_.steps->descend(d); }
+
+  const Kernels& kernels_;
+  std::vector<Operation> operations_;
+};
+
+}  // namespace batchnorm
