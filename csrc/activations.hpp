@@ -82,17 +82,22 @@ BATCHNORM_INLINE VD tanh_series(VD z) {
   return e / (e + 2.0);
 }
 
+// Far out a curve is its limit: what overflowed to an infinity must not meet the 0 that it belongs to. NaN stays.
+inline constexpr double kFarOut = 1e30;
+
 // The value of an activation that is a curve. Not inlined: the call costs little beside the series.
 __attribute__((noinline)) static VD curve(Activation activation, VD z) {
+  const VD kept = z < -kFarOut ? splat(-kFarOut) : z;
   switch (activation) {
     case Activation::sigmoid: return sigmoid(z);
     case Activation::tanh: return tanh_series(z);
-    case Activation::silu: return z * sigmoid(z);
-    default: return z * phi(z);
+    case Activation::silu: return kept * sigmoid(z);
+    default: return kept * phi(z);
   }
 }
 
 __attribute__((noinline)) static VD curve_slope(Activation activation, VD z) {
+  z = z < -kFarOut ? splat(-kFarOut) : (z > kFarOut ? splat(kFarOut) : z);
   switch (activation) {
     case Activation::sigmoid: {
       const VD s = sigmoid(z);

@@ -121,10 +121,12 @@ struct Fast {
   // hi as the backward pass sees it, and what is left of the mean.
   static double hi(const Constants& c) { return static_cast<float>(c.mean_hi); }
 
-  // float cannot hold it: a mean, a deviation or a scale near the ends of its range.
+  // float cannot hold it: a mean, a deviation, a scale or a slope near the ends of its range. Small scales are harmless
+  // unless deviations are large: then so is what rounding takes from the scale's last bits.
   static bool covers(const Constants& c, double m2) {
-    const double size = std::abs(c.mean_hi) + std::sqrt(m2), scale = std::abs(c.scale);
-    return !(size > 1e37) && !(scale > 1e30) && !(scale < 1e-30 && scale > 0) && !(std::abs(c.beta) > 1e37L);
+    const double size = std::abs(c.mean_hi) + std::sqrt(m2), scale = std::abs(c.scale), slope = scale * c.rstd;
+    const bool vanishes = scale > 0 && slope < 1e-20 && c.rstd < 1e-3;
+    return !(size > 1e30) && !(scale > 1e30) && !(slope > 1e30) && !vanishes && !(std::abs(c.beta) > 1e37L);
   }
 };
 

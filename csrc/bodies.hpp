@@ -96,6 +96,7 @@ struct GradientBody {
   T* dresidual;
   Activation activation;
   bool weighted;
+  bool training;  // by constants, x itself is in no gradient, and may be anything
 
   struct Both {
     typename M::V g, d;
@@ -141,12 +142,12 @@ struct GradientBody {
     if constexpr (kExtras) {
       if (dresidual != nullptr) store_lanes(dresidual + offset, lanes, v.g);
       if (dx == nullptr) return;
-      if (weighted) {
+      if (weighted && training) {
         const V towards = v.d * along + across;
         return store_lanes(dx + offset, lanes, v.g * scale + M::as_numbers(w) * towards);
       }
     }
-    const V result = v.g * scale + (v.d * along + across);
+    const V result = training ? v.g * scale + (v.d * along + across) : v.g * scale;
     if constexpr (kPast && std::is_same_v<Lanes, Full>) {
       store_past_caches(dx + offset, result);
     } else {

@@ -132,7 +132,8 @@ struct RowSteps {
                                              static_cast<T*>(b.dx),
                                              static_cast<T*>(b.dresidual),
                                              b.activation,
-                                             weights != nullptr};
+                                             weights != nullptr,
+                                             b.training};
   }
 
   template <class Math>
