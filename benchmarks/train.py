@@ -148,7 +148,7 @@ def _check(ours: Assembly, plain: nn.Sequential, batch: int) -> None:
         linears[-1].bias.copy_(network.head.bias)
     x, y = rows.x[:batch], rows.y[:batch]
     network.train()
-    ours.run.gradients(x, y, counts=None, weights=None)
+    ours.run.formulas.gradients(x, y, counts=None, weights=None)
     nn.CrossEntropyLoss()(plain(x), y).backward()
     for theirs, own in zip(linears, mine, strict=True):
         torch.testing.assert_close(own.weight.grad, theirs.weight.grad, rtol=1e-3, atol=1e-5)

@@ -26,7 +26,7 @@ EXPLODING = changed(norm=None, activation="relu", optimizer="gd", learning_rate=
 
 def poisoned_after(run: Run, step: int) -> None:
     """From `step` on every gradient is NaN."""
-    gradients = run.gradients
+    gradients = run.formulas.gradients_of
 
     def poisoned(*args: Any, **more: Any) -> torch.Tensor:
         loss = gradients(*args, **more)
@@ -37,7 +37,7 @@ def poisoned_after(run: Run, step: int) -> None:
             parameter.grad.fill_(math.nan)
         return loss * math.nan
 
-    run.gradients = poisoned  # type: ignore[method-assign]
+    run.formulas.gradients_of = poisoned  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -102,8 +102,8 @@ def test_an_experiment_without_any_finite_weights_says_what_to_do(wine: Plan) ->
 
 
 def test_a_twin_that_diverges_does_not_spoil_the_main_run(wine: Plan) -> None:
-    """A rate that batch normalization bears and the plain network does not: what --compare is there to show."""
-    settings = replace(wine.settings, optimizer="gd", learning_rate=1e3, dropout=0.0, epochs=8)
+    """First weights that batch normalization bears and the plain network does not: what --compare is there to show."""
+    settings = replace(wine.settings, optimizer="gd", weight_scale=1e5, dropout=0.0, epochs=8)
     alone = perform(Plan(wine.data, settings, goal=0.9))
     finished = perform(Plan(wine.data, settings, compare=True, goal=0.9))
     assert alone is not None

@@ -108,14 +108,14 @@ def test_threads_suit_the_products_and_are_restored_even_when_the_body_raises(
 def test_the_twin_sees_the_same_batches_in_the_same_order() -> None:
     runs = [assembled(changed(norm=norm)).run for norm in ("batch", None)]
     seen: list[list[torch.Tensor]] = [[], []]
-    for run, rows in zip(runs, seen, strict=True):
-        gradients = run.gradients
+    for run, taken in zip(runs, seen, strict=True):
+        gradients = run.formulas.gradients_of
 
-        def watch(x: torch.Tensor, y: torch.Tensor, rows=rows, gradients=gradients, **more: object) -> torch.Tensor:
-            rows.append(y)
-            return gradients(x, y, **more)
+        def watch(rows: torch.Tensor, taken=taken, gradients=gradients) -> torch.Tensor:
+            taken.append(rows.clone())
+            return gradients(rows)
 
-        run.gradients = watch  # type: ignore[method-assign]
+        run.formulas.gradients_of = watch  # type: ignore[method-assign]
         for _ in range(8):
             run.step()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))

@@ -21,7 +21,7 @@ PLAIN = Settings(hidden=(7, 4), activation="tanh", dropout=0.0)
 
 
 class Batch(NamedTuple):
-    """One mini-batch: (N, inputs), (N,), and how often and how much each row counts."""
+    """One mini-batch: (N, inputs), (N,), and how often and how much each row counts, (N,)."""
 
     x: Tensor
     y: Tensor
@@ -41,7 +41,7 @@ def batch(task: Task, *, counted: bool, weighted: bool, rows: int = ROWS) -> Bat
     weights = torch.tensor([0.5, 2, 0, 1, 3, 0.1, 1, 1], dtype=torch.float64)[:rows]
     if counted and not weighted:
         weights, weighted = counts, True
-    return Batch(x, y, counts[:, None] if counted else None, weights if weighted else None)
+    return Batch(x, y, counts if counted else None, weights if weighted else None)
 
 
 def network(settings: Settings, task: Task) -> Network:
@@ -62,7 +62,9 @@ def assert_step_equals_autograd(settings: Settings, task: Task, given: Batch) ->
     loss = step.gradients(given.x, given.y, counts=given.counts, weights=given.weights)
 
     torch.manual_seed(9)
-    expected = objective.loss(by_autograd.body(given.x, given.counts), given.y, given.weights)
+    expected = objective.loss(
+        by_autograd.body(given.x, None if given.counts is None else given.counts[:, None]), given.y, given.weights
+    )
     expected.backward()
 
     assert_close(loss, expected.detach(), rtol=1e-10, atol=1e-12)

@@ -23,8 +23,8 @@ def uneven() -> Examples:
 
 
 def per_class(run: Run) -> list[float]:
-    assert run._loss_weights is not None
-    return [float(run._loss_weights[run.train.y == c].sum()) for c in range(3)]
+    assert run.loss_weights is not None
+    return [float(run.loss_weights[run.train.y == c].sum()) for c in range(3)]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from batchnorm.training import batches
+from batchnorm.training.compiled import Batch
+from batchnorm.training.descent import Descent, build_optimizer
 from batchnorm.training.network import Network
 from batchnorm.training.objective import Objective
 from batchnorm.training.progress import Evaluation
@@ -78,16 +79,18 @@ class Run:
         self.network, self.train, self.valid = network, train, valid
         self.objective, self.settings = objective, settings
         self._traced = traced
-        self.gradients = Step(network, objective, warm_statistics=settings.warm_statistics).gradients
+        counts = None if train.weights is None else train.weights.double()
+        self.loss_weights = train.weights if loss_weights is None else loss_weights
+        source = Batch(train.x, train.y, counts, self.loss_weights)
+        self.formulas = Step(network, objective, warm_statistics=settings.warm_statistics, source=source)
         self.optimizer = build_optimizer(network, settings)
+        self._descent = Descent(self.optimizer, settings.optimizer)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         least = 2 if settings.norm == "batch" and settings.hidden else 1
         self.cuts = batches.cuts(len(train), settings.batch_size, least=least)
         self.steps = settings.steps or settings.epochs * len(self.cuts)
         self.evaluate_every = settings.evaluate_every or len(self.cuts)
-        self._row_weights = train.weights
-        self._loss_weights = train.weights if loss_weights is None else loss_weights
         self._order: tuple[int, Tensor] | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=train.x.device)  # since the last evaluation
         self.loss_steps = 0
@@ -100,13 +103,8 @@ class Run:
             order = batches.order(len(self.train), seed=self.settings.seed, epoch=epoch, device=self.train.x.device)
             self._order = (epoch, order)
         start, stop = self.cuts[position]
-        rows = self._order[1][start:stop]
-        x, y = self.train.x.index_select(0, rows), self.train.y.index_select(0, rows)
-        counts = None if self._row_weights is None else self._row_weights.index_select(0, rows)[:, None]
-        weights = None if self._loss_weights is None else self._loss_weights.index_select(0, rows)
-        loss = self.gradients(x, y, counts=counts, weights=weights)
-        self.optimizer.step()
-        self.loss_sum += loss
+        self.loss_sum += self.formulas.gradients_of(self._order[1][start:stop])
+        self._descent.step()
         self.loss_steps += 1
         self.progress.step += 1
         self.progress.seconds += time.perf_counter() - began
@@ -191,19 +189,6 @@ class Run:
         values = [torch.quantile(_some(z).double().cpu(), at).tolist() for z in entering]
         self.progress.trace_steps.append(self.progress.step)
         self.progress.traces.append([(v[0], v[1], v[2]) for v in values])
-
-
-def build_optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    """Plain gradient descent, momentum, RMSprop or Adam, with weight decay on W alone; fused where torch has it."""
-    groups: Any = network.decay_groups(settings.weight_decay)
-    rate = settings.rate
-    if settings.optimizer == "gd":
-        return torch.optim.SGD(groups, lr=rate, fused=True)
-    if settings.optimizer == "momentum":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, alpha=0.9)
-    return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
 def _is_better(gain: float, saving: float) -> bool:
