@@ -198,6 +198,7 @@ const Tensor* tensor_of(PyObject* object, const Tensor& none) {
 // (x, weight, bias, running_mean, running_var, batches, residual, momentum, eps, activation, training, least_dim,
 // most_dim) -> y; (y, block) where running statistics were refused; None where the case is not the usual one.
 PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS  // hooks on saved tensors raise what they like
   const Tensor none;
   if (count != 13) {
     PyErr_SetString(PyExc_TypeError, "batch_norm takes 13 arguments");
@@ -304,6 +305,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
   PyObject* wrapped = THPVariable_Wrap(std::move(y));
   if (refused == 0 || wrapped == nullptr) return wrapped;
   return Py_BuildValue("(NN)", wrapped, THPVariable_Wrap(block));
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* choose(PyObject*, PyObject* name) {

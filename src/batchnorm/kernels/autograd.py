@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import native, select, spec
+from batchnorm.kernels import graph_op, native, select, spec
 from batchnorm.kernels.layout import laid_out
 from batchnorm.kernels.native import Settled
 from batchnorm.kernels.running import Running
@@ -52,7 +52,7 @@ def run(
     """
     weight, bias, residual, _ = affine
     if select.way(x, weight, bias, residual) == "composed":
-        y, centre = _composed(how, x, affine, weights)
+        y, centre = _in_a_graph(how, x, affine, weights)
         return y, None if moving is None else moving.update(centre)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
         found: list[Tensor | None] = []
@@ -60,6 +60,16 @@ def run(
         return y, found[0]
     y, _, refused = _at_once(how, x, affine, weights, moving)
     return y, refused
+
+
+def _in_a_graph(how: Normalization, x: Tensor, affine: Affine, weights: Tensor | None) -> tuple[Tensor, Centre]:
+    """As operations that torch sees: one node for a graph that is to run here, `spec`'s own everywhere else."""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        channels = (affine.weight, affine.bias)
+        if graph_op.takes(x, *channels) and graph_op.takes(x, *(how.running or ())) and graph_op.may_stand_here():
+            y, settled = graph_op.run(x, affine, weights=weights, eps=how.eps, running=how.running)
+            return y, settled.centre()
+    return _composed(how, x, affine, weights)
 
 
 def _at_once(

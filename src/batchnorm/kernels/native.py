@@ -18,7 +18,7 @@ from batchnorm.kernels.layout import laid_out
 from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine, Centre, Gradients
 
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _RUNNING = {torch.float32: 0, torch.float64: 3}
 ACTIVATION_NUMBERS = {None: 0, "relu": 1, "leaky_relu": 2, "sigmoid": 3, "tanh": 4, "silu": 5, "gelu": 6}
 ACTIVATIONS_BY_NUMBER = {number: name for name, number in ACTIVATION_NUMBERS.items()}
@@ -47,12 +47,12 @@ class Settled(NamedTuple):
 
 def covers(x: Tensor, *channels: Tensor | None) -> bool:
     """Whether the compiled kernels run and can take x: (N, C, *), and these (C,) tensors, all of one dtype."""
-    if choice.native() is None or not x.is_cpu or x.dtype not in _ELEMENTS or x.numel() == 0 or not _is_plain(x):
+    if choice.native() is None or not x.is_cpu or x.dtype not in ELEMENTS or x.numel() == 0 or not _is_plain(x):
         return False
     dtype = None
     for t in channels:
         if t is not None:
-            if t.dtype not in _ELEMENTS or (dtype is not None and t.dtype != dtype):
+            if t.dtype not in ELEMENTS or (dtype is not None and t.dtype != dtype):
                 return False
             if not (t.is_cpu and _is_plain(t)):
                 return False
@@ -96,7 +96,7 @@ def forward(
         rows,
         channels,
         positions,
-        _ELEMENTS[x.dtype],
+        ELEMENTS[x.dtype],
         ACTIVATION_NUMBERS[affine.activation],
         x.data_ptr(),
         y.data_ptr(),
@@ -158,7 +158,7 @@ def backward(
         rows,
         channels,
         positions,
-        _ELEMENTS[x.dtype],
+        ELEMENTS[x.dtype],
         ACTIVATION_NUMBERS[affine.activation],
         x.data_ptr(),
         dy.data_ptr(),
@@ -228,4 +228,4 @@ def _address(t: Tensor | None) -> int:
 
 
 def _element(*channels: Tensor | None) -> int:
-    return next((_ELEMENTS[t.dtype] for t in channels if t is not None), 0)
+    return next((ELEMENTS[t.dtype] for t in channels if t is not None), 0)

@@ -121,7 +121,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             assert isinstance(mean, Tensor)
             assert isinstance(var, Tensor)
             refused = Running(mean, var, self.momentum).unmoved(Settled(block, True, count).centre())
-            self.warn_of(refused, stacklevel=5)
+            self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
         return answer  # type: ignore[no-any-return]
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
