@@ -146,6 +146,23 @@ def test_model_that_runs_in_float32_alone_is_verified_in_it() -> None:
     assert record.verified.dtype == "float32"
 
 
+def test_model_that_sets_requires_grad_of_its_input_is_verified_without_that_gradient() -> None:
+    """As speech models of transformers do, for the sake of checkpointing."""
+
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            x.requires_grad = True
+            return self.body(x)
+
+    record = convert(Asking(), rows())
+    assert record.verified is not None
+    assert record.verified.dtype == "float64"
+
+
 def test_example_that_the_model_cannot_be_trained_on_is_refused() -> None:
     model = perceptron()
     before = fields(model)

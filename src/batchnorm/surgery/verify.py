@@ -6,6 +6,7 @@ On deep copies, in float64 where the model runs in it: there a difference is a f
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,17 +57,18 @@ def verify(before: nn.Module, after: nn.Module, example: Any, *, rtol: float | N
     """
     example = dict(example) if isinstance(example, Mapping) else example
     problem: Exception | None = None
-    for dtype in (torch.float64, None):
+    # Some models run in their own dtype alone; some set requires_grad of what they are given.
+    for dtype, wants_inputs in itertools.product((torch.float64, None), (True, False)):
         # Autograd must see everything, whatever mode the caller is in.
         with torch.inference_mode(False), torch.enable_grad():
             first, second = copied(before), copied(after)
             try:
-                expected = _run(first, example, dtype)
+                expected = _run(first, example, dtype, wants_inputs=wants_inputs)
             except Exception as error:  # whatever a user's model raises
                 problem = error
                 continue
             try:
-                got = _run(second, example, dtype)
+                got = _run(second, example, dtype, wants_inputs=wants_inputs)
             except Exception as error:
                 raise VerificationError(
                     f"the converted model fails on the example, where the model did not: {error}"
@@ -92,15 +94,15 @@ def _own_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _run(model: nn.Module, example: Any, dtype: torch.dtype | None) -> _Results:
-    """At test time, then in training. Uses the model up."""
+def _run(model: nn.Module, example: Any, dtype: torch.dtype | None, *, wants_inputs: bool) -> _Results:
+    """At test time, then in training, with gradients of the inputs or of parameters alone. Uses the model up."""
     if dtype is not None:
         model.to(dtype)
     outputs: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
     for mode, training in (("at test time", False), ("in training", True)):
         model.train(training)
-        inputs = tree_map(lambda leaf: _as_input(leaf, dtype), example)
+        inputs = tree_map(lambda leaf: _as_input(leaf, dtype, wants_inputs), example)
         # A copy of what gradients are asked for: a model may change its input in place.
         given = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
         with same_randomness():
@@ -133,12 +135,12 @@ def call(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
-def _as_input(leaf: Any, dtype: torch.dtype | None) -> Any:
+def _as_input(leaf: Any, dtype: torch.dtype | None, wants_gradient: bool) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     if not leaf.is_floating_point():
         return leaf.detach().clone()
-    return leaf.detach().clone().to(dtype or leaf.dtype).requires_grad_()
+    return leaf.detach().clone().to(dtype or leaf.dtype).requires_grad_(wants_gradient)
 
 
 def _tensors(tree: Any) -> dict[str, Tensor]:
