@@ -35,10 +35,15 @@ clean:
 	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python pyproject.toml constraints.txt $(wildcard csrc/*)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+# The building tools and torch first, so that the kernels are built beside the very torch they will run with.
+.venv/building: .venv/bin/python constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja torch
+	@touch $@
+
+.venv/installed: .venv/building pyproject.toml $(wildcard csrc/* csrc/torch/*)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
 	@touch $@
