@@ -1,12 +1,12 @@
 """Prediction: one row in process, a batch, the whole command for one row, and lines per second through it.
 
-    python -m benchmarks.prediction [--repeats 31] [--tiles]
+    python -m benchmarks.prediction [--repeats 101] [--tiles]
 
 The answer first: before the clock starts, our scores must be torch's to float32 rounding, a row must get the same bits
 alone and in a batch, and the command must print what the library says. Rivals take turns in random order; medians,
-ratios. Two rivals for one row, both in evaluation mode under torch.inference_mode, one thread: the network as it was
-trained (this package's layers, normalization of the inputs included), and torch's best case, torch.nn layers on a row
-in float32 that somebody has normalized already.
+ratios. Three rivals for one row, in evaluation mode under torch.inference_mode, one thread: the network as it was
+trained, in this package's layers; the same work in torch.nn's layers; and torch's best case, these layers on a row in
+float32 that somebody has normalized already.
 
 --tiles shows why a tile of the product is one row (`predictor/product.py`): the same product in tiles of more rows, as
 the time of a row alone and of a row within a batch, and whether a row's bits depend on its place or on threads.
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -51,11 +52,14 @@ CASES = {
 STREAMED = "13-100-100-100-3"
 LINES, BATCH = 60_000, 4096
 
+Micro: TypeAlias = dict[str, float]
+"""Microseconds by rival."""
+
 
 def main() -> None:
     """Print the tables and keep CSV rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--repeats", type=int, default=101)
     parser.add_argument("--tiles", action="store_true", help="Tiles of more rows than one, and nothing else.")
     arguments = parser.parse_args()
     print(line())
@@ -65,7 +69,7 @@ def main() -> None:
         return
     for name, sizes in CASES.items():
         _in_process(name, sizes, arguments.repeats)
-    _as_command(arguments.repeats)
+    _as_command(arguments.repeats // 5)
 
 
 def _in_process(name: str, sizes: tuple[int, tuple[int, ...], int], repeats: int) -> None:
@@ -80,30 +84,38 @@ def _in_process(name: str, sizes: tuple[int, tuple[int, ...], int], repeats: int
         np.testing.assert_allclose(together, network(torch.from_numpy(x).float()).numpy(), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(together, bare(normalized).numpy(), rtol=1e-4, atol=1e-4)
         assert all(predictor.decision_scores(x[i : i + 1]).tobytes() == together[i].tobytes() for i in range(100))
-        first = normalized[:1].clone()
+        first, raw = normalized[:1].clone(), torch.from_numpy(row)
+        mean, std = network.input_norm.mean, network.input_norm.std
         rivals: dict[str, tuple[Callable[[], object], int]] = {
-            "scores": (lambda: predictor.decision_scores(row), 300),
-            "class": (lambda: predictor.predict(row), 300),
-            "class and probabilities": (lambda: predictor.predictions(row), 300),
-            "class and probabilities of a dict": (lambda: predictor.predict_records([record]), 300),
-            "the trained network": (lambda: network(tensor), 100),
-            "torch.nn, normalized row": (lambda: bare(first), 300),
+            "scores": (lambda: predictor.decision_scores(row), 50),
+            "class": (lambda: predictor.predict(row), 50),
+            "class and probabilities": (lambda: predictor.predictions(row), 50),
+            "class and probabilities of a dict": (lambda: predictor.predict_records([record]), 50),
+            "the trained network": (lambda: network(tensor), 10),
+            "torch.nn": (lambda: bare(((raw - mean) / std).float()), 50),
+            "torch.nn, normalized row": (lambda: bare(first), 50),
             "scores, batch": (lambda: predictor.decision_scores(x), 1),
             "torch.nn, batch": (lambda: bare(normalized), 1),
         }
-        micro = {rival: 1e6 * seconds for rival, seconds in _measure(rivals, repeats).items()}
-    print(f"\n{name}: microseconds for one row, median of {repeats}")
+        medians, fastest = _measure(rivals, repeats)
+    print(
+        f"\n{name}: microseconds for one row, median of {repeats} and fastest; times what scores take; load {_load()}"
+    )
     for rival in [r for r in rivals if "batch" not in r]:
-        print(f"  {rival:36s} {micro[rival]:8.1f}   {micro[rival] / micro['scores']:5.1f} x scores")
+        ratios = medians[rival] / medians["scores"], fastest[rival] / fastest["scores"]
+        print(f"  {rival:36s} {medians[rival]:8.1f} {fastest[rival]:8.1f}   {ratios[0]:5.1f} {ratios[1]:5.1f}")
     for rival in ("scores, batch", "torch.nn, batch"):
-        micro[rival] /= BATCH
-        print(f"  {rival:36s} {micro[rival]:8.2f}   a row of {BATCH}")
-    row_of_numbers = {f"{rival} us": round(value, 2) for rival, value in micro.items()}
-    row_of_numbers |= {
-        "trained network / scores": round(micro["the trained network"] / micro["scores"], 2),
-        "torch.nn / scores": round(micro["torch.nn, normalized row"] / micro["scores"], 2),
-    }
-    append_row("prediction", {"case": name, "load": _load(), **row_of_numbers})
+        medians[rival] /= BATCH
+        print(f"  {rival:36s} {medians[rival]:8.2f} {fastest[rival] / BATCH:8.2f}   a row of {BATCH}")
+    numbers = {f"{rival} us": round(value, 2) for rival, value in medians.items()}
+    for rival, short in (
+        ("the trained network", "trained network"),
+        ("torch.nn", "torch.nn"),
+        ("torch.nn, normalized row", "torch.nn normalized"),
+    ):
+        numbers[f"{short} / scores"] = round(medians[rival] / medians["scores"], 2)
+        numbers[f"{short} / scores, fastest"] = round(fastest[rival] / fastest["scores"], 2)
+    append_row("prediction", {"case": name, "load": _load(), **numbers})
 
 
 def _as_command(repeats: int) -> None:
@@ -120,21 +132,32 @@ def _as_command(repeats: int) -> None:
         assert [answer["prediction"] for answer in answers[:BATCH]] == predictor.predict_records(
             records
         ).values.tolist()
-        seconds: dict[str, list[float]] = {"one": [], "many": []}
+        seconds: dict[str, list[float]] = {"one": [], "many": [], "one, processor": [], "many, processor": []}
         for _ in range(repeats):
             for name, lines in (("one", one), ("many", many)):
-                began = time.perf_counter()
+                began, before = time.perf_counter(), os.times()
                 _run(model, lines)
                 seconds[name].append(time.perf_counter() - began)
+                seconds[f"{name}, processor"].append(_spent(before, os.times()))
     start, best = statistics.median(seconds["one"]), min(seconds["one"])
     whole = statistics.median(seconds["many"])
     print(f"\nbatchnorm predict, {STREAMED}, whole processes, median of {repeats}, load {_load()}")
-    print(f"  one line: {start:.3f} s, fastest {best:.3f} s")
-    print(
-        f"  {LINES:,} lines: {whole:.2f} s, {LINES / whole:,.0f} a second, {LINES / (whole - start):,.0f} once started"
-    )
-    numbers = {"one line s": round(start, 4), "one line s, fastest": round(best, 4), "lines/s": round(LINES / whole)}
+    busy, busy_many = (statistics.median(seconds[f"{name}, processor"]) for name in ("one", "many"))
+    print(f"  one line: {start:.3f} s, fastest {best:.3f} s, of a processor {busy:.3f} s")
+    print(f"  {LINES:,} lines: {whole:.2f} s, {LINES / whole:,.0f} a second; of a processor {LINES / busy_many:,.0f}")
+    numbers = {
+        "one line s": round(start, 4),
+        "one line s, fastest": round(best, 4),
+        "one line s, processor": round(busy, 4),
+        "lines/s": round(LINES / whole),
+        "lines/s, processor": round(LINES / busy_many),
+    }
     append_row("prediction_command", {"case": STREAMED, "load": _load(), **numbers})
+
+
+def _spent(before: os.times_result, after: os.times_result) -> float:
+    """Processor seconds of the processes that ended in between: on a busy machine, what is left to compare."""
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def _tiles(repeats: int) -> None:
@@ -154,7 +177,7 @@ def _tiles(repeats: int) -> None:
                     found |= {row.tobytes() for row in np.matmul(same, weight)[0]}
             kinds[rows] = len(found)
         with threadpool_limits(1, "blas"):
-            micro = {rival: 1e6 * seconds for rival, seconds in _measure(rivals, repeats).items()}
+            micro, _ = _measure(rivals, repeats)
         print(
             f"\n{features} x {outputs}, float32, one thread: microseconds of a row alone, of a row within a batch; how"
         )
@@ -164,8 +187,8 @@ def _tiles(repeats: int) -> None:
             print(f"  tile of {rows:2d}  {micro[f'{rows} alone']:8.2f} {in_batch:8.3f}   {count}")
 
 
-def _measure(rivals: dict[str, tuple[Callable[[], object], int]], repeats: int) -> dict[str, float]:
-    """Seconds of one call, the median over `repeats` turns of so many calls, in another order each time."""
+def _measure(rivals: dict[str, tuple[Callable[[], object], int]], repeats: int) -> tuple[Micro, Micro]:
+    """Microseconds of one call, median and fastest of `repeats` turns of so many calls, in another order each time."""
     seconds: dict[str, list[float]] = {rival: [] for rival in rivals}
     chance = random.Random(0)
     for _ in range(repeats):
@@ -175,7 +198,8 @@ def _measure(rivals: dict[str, tuple[Callable[[], object], int]], repeats: int) 
             for _ in range(calls):
                 call()
             seconds[rival].append((time.perf_counter() - began) / calls)
-    return {rival: statistics.median(times) for rival, times in seconds.items()}
+    medians = {rival: 1e6 * statistics.median(times) for rival, times in seconds.items()}
+    return medians, {rival: 1e6 * min(times) for rival, times in seconds.items()}
 
 
 def _case(features: int, hidden: tuple[int, ...], outputs: int) -> tuple[Network, Predictor, np.ndarray]:

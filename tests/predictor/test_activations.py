@@ -12,12 +12,12 @@ from tests.predictor.unfolded import ACTIVATIONS
 
 from batchnorm.model_file import spec
 from batchnorm.predictor.activations import activation_of
-from batchnorm.predictor.quiet import quietly
+from batchnorm.predictor.quiet import quiet
 
 
 def activated(values: list[float], activation: str, dtype: str = "float64") -> NDArray[np.float64]:
     z = np.array([values], dtype)
-    quietly(activation_of(activation), z)
+    quiet().run(activation_of(activation), z)
     assert z.dtype == dtype
     return z.astype(np.float64)
 

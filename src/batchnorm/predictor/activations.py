@@ -1,7 +1,7 @@
 """The activations in NumPy, for predicting without torch: in place, in the dtype that comes.
 
 Each value depends on its own input alone. At any finite input the result is finite and right; on the way there exp may
-overflow, and 1 / (1 + inf) is the 0 that is meant, so the caller silences NumPy (`quiet.quietly`).
+overflow, and 1 / (1 + inf) is the 0 that is meant, so the caller silences NumPy (`quiet.quiet`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def activation_of(name: str) -> Activation:
     """The activation that `spec.ACTIVATIONS` calls `name`.
 
     Example:
-        >>> from batchnorm.predictor.quiet import quietly
+        >>> from batchnorm.predictor.quiet import quiet
         >>> z = np.array([-1e3, 0.0, 1e3], dtype=np.float32)
-        >>> quietly(activation_of("sigmoid"), z)
+        >>> quiet().run(activation_of("sigmoid"), z)
         >>> z.tolist()
         [0.0, 0.5, 1.0]
     """

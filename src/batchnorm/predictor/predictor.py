@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from batchnorm.errors import DataError, SettingsError, quoted
 from batchnorm.model_file import ModelFile, read_model_file
 from batchnorm.predictor.folded import Array, fold
 from batchnorm.predictor.network import Network
-from batchnorm.predictor.quiet import quietly
+from batchnorm.predictor.quiet import quiet
 
 _BLOCK = 256  # rows in flight: what lies between two layers stays in the cache; changes no result
 
@@ -57,6 +58,7 @@ class Predictor:
         self._network = Network(fold(model_file))
         if not self.is_classifier:
             self._unit, self._zero = (float(model_file.tensors[f"target.{name}"]) for name in ("std", "mean"))
+        self._ones = np.ones(self.network.outputs)
         self._classes = _class_values(model_file.schema.target.classes)
 
     def decision_scores(self, x: ArrayLike) -> Array:
@@ -70,9 +72,15 @@ class Predictor:
         """
         rows = self._matrix(x)
         if len(rows) <= _BLOCK:
-            return self._scores(rows, 0)
-        starts = range(0, len(rows), _BLOCK)
-        return np.concatenate([self._scores(rows[start : start + _BLOCK], start) for start in starts])
+            scores = self._network.scores(rows)
+        else:
+            starts = range(0, len(rows), _BLOCK)
+            scores = np.concatenate([self._network.scores(rows[start : start + _BLOCK]) for start in starts])
+        sums = scores.dot(self._ones)  # not finite where a score is not
+        if not (isfinite(sums[0]) if len(sums) == 1 else np.isfinite(sums).all()):
+            self._refuse_not_finite(rows)
+            _refuse_too_large(scores)
+        return scores
 
     def predict_proba(self, x: ArrayLike) -> Array:
         """Probabilities (N, classes) in the order of `schema.target.classes`; argument and errors as `decision_scores`.
@@ -85,7 +93,7 @@ class Predictor:
             raise SettingsError(
                 f"predict_proba expected a target with classes, got the number {quoted(name)}: use predict"
             )
-        return quietly(_softmax, self.decision_scores(x))
+        return quiet().run(_softmax, self.decision_scores(x))
 
     def predict(self, x: ArrayLike) -> NDArray[Any]:
         """Class values or numbers in the user's units, (N,); argument and errors as `decision_scores`."""
@@ -94,7 +102,7 @@ class Predictor:
     def predictions(self, x: ArrayLike) -> Predictions:
         """`predict` and `predict_proba` in one pass."""
         scores = self.decision_scores(x)
-        return Predictions(self._values(scores), quietly(_softmax, scores) if self.is_classifier else None)
+        return Predictions(self._values(scores), quiet().run(_softmax, scores) if self.is_classifier else None)
 
     def predict_records(self, records: Iterable[Mapping[str, Any] | Sequence[Any]]) -> Predictions:
         """The same for rows as they come: each a mapping from column names to cells, or cells in the columns' order.
@@ -119,20 +127,12 @@ class Predictor:
     def __reduce__(self) -> tuple[type[Predictor], tuple[ModelFile]]:
         return Predictor, (self.model_file,)
 
-    def _scores(self, rows: NDArray[Any], start: int) -> Array:
-        scores = self._network.scores(rows)
-        if np.count_nonzero(np.isfinite(scores)) < scores.size:
-            self._refuse_not_finite(rows, start)
-            _refuse_too_large(scores, start)
-        return scores
-
     def _values(self, scores: Array) -> NDArray[Any]:
         if self.is_classifier:
             labels: NDArray[Any] = self._classes[scores.argmax(axis=1)]
             return labels
-        numbers = quietly(self._in_units, scores)
-        if np.count_nonzero(np.isfinite(numbers)) < numbers.size:
-            _refuse_too_large(numbers)
+        numbers = quiet().run(self._in_units, scores)
+        _refuse_too_large(numbers)
         return numbers
 
     def _in_units(self, scores: Array) -> Array:
@@ -160,14 +160,14 @@ class Predictor:
             raise DataError(f"{expected}, got dtype {rows.dtype}: predict_records takes rows as they come")
         return rows
 
-    def _refuse_not_finite(self, rows: NDArray[Any], start: int) -> None:
-        with np.errstate(over="ignore"):
-            wide = rows.astype(np.float64)  # in which a long double may be infinite
-        for row, column in np.argwhere(~np.isfinite(wide)):
-            name, got = self.schema.feature_names[column], wide[row, column]
-            raise DataError(
-                f"row {start + row} expected finite numbers, got {got} for {quoted(name)}: fill it in first"
-            )
+    def _refuse_not_finite(self, rows: NDArray[Any]) -> None:
+        for start in range(0, len(rows), _BLOCK):
+            block = quiet().run(
+                rows[start : start + _BLOCK].astype, np.float64
+            )  # in which a long double may be infinite
+            for row, column in np.argwhere(~np.isfinite(block)):
+                name, got = quoted(self.schema.feature_names[column]), block[row, column]
+                raise DataError(f"row {start + row} expected finite numbers, got {got} for {name}: fill it in first")
 
 
 def load(path: str | os.PathLike[str]) -> Predictor:
@@ -175,9 +175,9 @@ def load(path: str | os.PathLike[str]) -> Predictor:
     return Predictor(read_model_file(path))
 
 
-def _refuse_too_large(computed: Array, start: int = 0) -> None:
-    row = start + int(np.argwhere(~np.isfinite(computed))[0, 0])
-    raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
+def _refuse_too_large(computed: Array) -> None:
+    for row in np.argwhere(~np.isfinite(computed))[:, 0]:
+        raise DataError(f"row {row} expected values like those trained on, got some too large to compute with")
 
 
 def _softmax(scores: Array) -> Array:

@@ -25,7 +25,11 @@ _LONGEST = 8192
 
 
 class RowProduct:
-    """x: (N, F), contiguous -> x @ matrix.T: (N, C), contiguous, for matrix: (C, F)."""
+    """x: (N, F), contiguous -> x @ matrix.T: (N, C), contiguous, for matrix: (C, F).
+
+    Attributes:
+        whole: (F, C), by which `x.dot` gives a row alone, (1, F), the same in less time; None where it is in pieces.
+    """
 
     def __init__(self, matrix: Floats) -> None:
         self._outputs, features = matrix.shape
@@ -36,15 +40,16 @@ class RowProduct:
         grouped = padded.reshape(groups, each, features).transpose(0, 2, 1)  # (G, F, C / G)
         self._matrix, *further = (grouped[:, start : start + _LONGEST] for start in range(0, features, _LONGEST))
         self._further = tuple(further)
-        self._whole = grouped[0] if groups == 1 and not further else None
+        self.whole: Floats | None = None
+        if groups == 1 and not further:
+            self.whole = (
+                grouped[0] if features > self._outputs else np.ascontiguousarray(grouped[0])
+            )  # the longer lines
 
     def __call__(self, x: Floats) -> Floats:
-        if self._whole is None:
+        if self.whole is None:
             return self._in_pieces(x)
-        if len(x) == 1:
-            alone: Floats = x.dot(self._whole)  # the same call to BLAS as below, in half the time
-            return alone
-        many: Floats = np.matmul(x[:, None, :], self._whole)
+        many: Floats = np.matmul(x[:, None, :], self.whole)  # of each row, the call to BLAS that `dot` makes of one
         return many.reshape(len(x), self._outputs)
 
     def _in_pieces(self, x: Floats) -> Floats:
