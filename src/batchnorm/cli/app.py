@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from batchnorm import __version__
 from batchnorm.cli.demo import demo
 from batchnorm.cli.ending import one_message, unwritten
+from batchnorm.cli.env import env
 from batchnorm.cli.inspect import inspect
 from batchnorm.cli.predict import predict
 from batchnorm.cli.train import train
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(predict)
 app.command()(inspect)
 app.command()(demo)
+app.command()(env)
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from batchnorm.errors import SettingsError, quoted
+
 VARIABLE = "BATCHNORM_KERNEL"
 
 
@@ -46,8 +48,7 @@ def use(name: str) -> Choice:
         name: auto, native, spec, or an instruction set: x86-64-v4, x86-64-v3, x86-64-v2, plain.
 
     Raises:
-        ValueError: another name.
-        RuntimeError: what was asked for cannot run here.
+        SettingsError: another name, or what was asked for cannot run here; what ran before goes on.
 
     >>> with using("spec") as choice:
     ...     choice.kernel
@@ -61,13 +62,16 @@ def use(name: str) -> Choice:
     elif name == "auto" and found is None:
         _native, _choice = None, Choice(name, "spec", None, problem)
     elif name not in ("auto", "native", *_KNOWN_SETS):
-        raise ValueError(f"kernel expected one of {', '.join(('auto', 'native', 'spec', *_KNOWN_SETS))}; got {name!r}")
+        known = ", ".join(("auto", "native", "spec", *_KNOWN_SETS))
+        raise SettingsError(f"kernel expected one of {known}; got {quoted(name)}", setting="kernel")
     elif found is None:
-        raise RuntimeError(f"kernel {name!r} cannot run: {problem}. Use spec, or auto for the best that can")
+        said = f"kernel {name!r} cannot run: {problem}. Use spec, or auto for the best that can"
+        raise SettingsError(said, setting="kernel")
     else:
         wanted = sets[0] if name in ("auto", "native") else name
         if not found.choose(wanted.replace("-", "_")):
-            raise RuntimeError(f"kernel {name!r} cannot run on this processor, which has {', '.join(sets)}")
+            said = f"kernel {name!r} cannot run on this processor, which has {', '.join(sets)}"
+            raise SettingsError(said, setting="kernel")
         why = "asked for" if name == wanted else "the best that this processor has"
         _native, _choice = found, Choice(name, "native", wanted, why)
     layer_call = None if _native is None else _layer_call()
@@ -80,8 +84,8 @@ def current() -> Choice:
         asked = os.environ.get(VARIABLE, "auto") or "auto"
         try:
             return use(asked)
-        except ValueError as error:
-            raise ValueError(f"{VARIABLE}: {error}") from None
+        except SettingsError as error:
+            raise error.called(VARIABLE) from None
     return _choice
 
 
@@ -117,6 +121,8 @@ def _compiled() -> tuple[ModuleType | None, str]:
         from batchnorm.kernels import _native as module  # type: ignore[attr-defined]
     except ImportError as error:
         return None, f"the native kernels were not built when batchnorm was installed ({error})"
+    if not module.instruction_sets():
+        return None, "this processor has none of the instruction sets that the native kernels are built for"
     return module, ""
 
 
