@@ -92,17 +92,17 @@ struct RowSteps {
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename M::Sums held[kVectors];
           typename M::Anchor anchor[kVectors];
-          for (int v = 0; v < kVectors; ++v) {
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
             held[v].load(sums + column + v * M::kLanes, rows.stride);
             anchor[v] = M::anchors(anchors + column + v * M::kLanes);
           }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
-            for (int v = 0; v < kVectors; ++v) {
+            BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
               body.at(at + v * M::kLanes, lanes, anchor[v], M::as_numbers(anchor[v]), weight<M>(r), held[v]);
             }
           }
-          for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * M::kLanes, rows.stride);
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * M::kLanes, rows.stride);
         });
   }
 
@@ -114,10 +114,10 @@ struct RowSteps {
         chunk, columns,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename Math::Apply apply[kVectors];
-          for (int v = 0; v < kVectors; ++v) apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
-            for (int v = 0; v < kVectors; ++v) {
+            BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
               body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r));
             }
           }
@@ -145,17 +145,17 @@ struct RowSteps {
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename Math::Sums held[kVectors];
           typename Math::Apply apply[kVectors];
-          for (int v = 0; v < kVectors; ++v) {
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
             held[v].load(sums + column + v * Math::kLanes, rows.stride);
             apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
           }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
-            for (int v = 0; v < kVectors; ++v) {
+            BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
               body.add(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r), held[v]);
             }
           }
-          for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * Math::kLanes, rows.stride);
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * Math::kLanes, rows.stride);
         });
   }
 
@@ -170,7 +170,7 @@ struct RowSteps {
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename Math::Apply apply[kVectors];
           V scale[kVectors], along[kVectors], across[kVectors];
-          for (int v = 0; v < kVectors; ++v) {
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
             const std::int64_t at = column + v * Math::kLanes;
             apply[v] = Math::apply(constants + at, rows.stride);
             scale[v] = unaligned<V>(slopes + at);
@@ -179,7 +179,7 @@ struct RowSteps {
           }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
-            for (int v = 0; v < kVectors; ++v) {
+            BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
               body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], scale[v], along[v], across[v],
                                       weight<Math>(r));
             }

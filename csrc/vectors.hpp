@@ -40,6 +40,7 @@ struct f16 { std::uint16_t bits; };
 
 #define BATCHNORM_INLINE inline __attribute__((always_inline))
 #define BATCHNORM_LAMBDA __attribute__((always_inline))
+#define BATCHNORM_UNROLL _Pragma("GCC unroll 8")
 
 template <class To, class From>
 BATCHNORM_INLINE To reinterpret(From from) {
