@@ -39,7 +39,6 @@ def run(
     return y, Settled(block, running is None, count)  # type: ignore[arg-type]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def may_stand_here() -> bool:
     """Whether the compiled kernels run, and nothing differentiates or batches here that operators have no rule for.
 
@@ -51,6 +50,11 @@ def may_stand_here() -> bool:
     if _library is None:
         _library = _define()
     return True
+
+
+# What torch.compiler.assume_constant_result says of a function, without importing torch._dynamo for it: that takes as
+# long as importing torch.
+may_stand_here._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def takes(x: Tensor, *channels: Tensor | None) -> bool:
