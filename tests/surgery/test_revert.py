@@ -73,9 +73,15 @@ def test_copy_of_a_converted_model_can_be_reverted_without_touching_the_model(co
     assert_same_step(other, model, rows())
 
 
-def test_mode_that_was_set_in_between_stays() -> None:
+def test_mode_stays_and_so_does_one_that_was_set_in_between() -> None:
     model = perceptron()
     convert(model)
+    assert all(module.training for module in model.modules())
+    revert(model)
+    convert(model.eval())
+    assert not any(module.training for module in model.modules())
+    revert(model)
+    convert(model.train())
     model.eval()
     revert(model)
     assert not any(module.training for module in model.modules())
