@@ -1,10 +1,11 @@
-"""Training steps per second, a small and a wide network: this package, plain torch, scikit-learn, interleaved.
+"""Training steps per second, a small and a wide network: this package, plain torch, JAX, scikit-learn, interleaved.
 
     python -m benchmarks.train [--repeats 15]
 
 The answer first: before the clock starts, one step of ours must give the gradients that autograd gives on the same
 network in plain torch. Then A B C A B C ..., medians, ratios, and plain torch against itself for the noise.
 Plain torch is what most people write: nn.Sequential, nn.BatchNorm1d, default SGD, indexing tensors in memory.
+JAX, where it is installed, compiles the whole step into one program, rows chosen inside it (benchmarks.train_jax).
 scikit-learn has no batch normalization: its MLPClassifier is the same network without, plain SGD, one epoch a time.
 """
 
@@ -16,6 +17,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -50,6 +52,10 @@ def main() -> None:
             "plain torch again": _plain_steps(_plain(hidden), x, y, batch, steps),
             "scikit-learn": _sklearn_steps(x, y, hidden, batch, steps),
         }
+        if find_spec("jax") is not None:
+            from benchmarks.train_jax import jax_steps
+
+            rivals["JAX jit"] = jax_steps(x, y, (FEATURES, *hidden, CLASSES), batch, steps, rate=RATE)
         seconds = _measure(rivals, repeats)
         rate = {rival: steps / statistics.median(times) for rival, times in seconds.items()}
         print(f"\n{name}: steps per second, median of {repeats}")

@@ -1,4 +1,5 @@
-// Work spread over the threads of the process's OpenMP pool, which is torch's where torch was imported first.
+// Work spread over the threads of the process's OpenMP pool, which is torch's where torch was imported first; within a
+// training step over its helpers, see helpers.hpp, whose parts must not `meet`.
 //
 // What is summed is cut into chunks by the batch's shape alone; threads take chunks, and a channel's chunks are added
 // in their order: the same bits whatever the number of threads.
@@ -7,7 +8,11 @@
 #include <algorithm>
 #include <cstdint>
 
-#if defined(_OPENMP)
+#include "helpers.hpp"
+
+#if defined(BATCHNORM_OWN_THREADS)
+#include "tests/own_threads.hpp"
+#elif defined(_OPENMP)
 #include <omp.h>
 #endif
 
@@ -26,8 +31,13 @@ inline Range share(std::int64_t items, int thread, int threads, std::int64_t gra
 
 // How many threads are worth waking for `values` values.
 inline int threads_for(std::int64_t values) {
-#if defined(_OPENMP)
   constexpr std::int64_t kWorthAThread = 16384;
+  if (threads_at_hand() > 0) {
+    return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads_at_hand(), values / kWorthAThread)));
+  }
+#if defined(BATCHNORM_OWN_THREADS)
+  return static_cast<int>(std::clamp<std::int64_t>(values / kWorthAThread, 1, own_threads::kThreads));
+#elif defined(_OPENMP)
   if (values < 2 * kWorthAThread || omp_in_parallel()) return 1;
   return static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), values / kWorthAThread));
 #else
@@ -39,7 +49,13 @@ inline int threads_for(std::int64_t values) {
 // work(thread, threads) on each; threads wait for one another only through `meet`.
 template <class Work>
 void spread(int threads, const Work& work) {
-#if defined(_OPENMP)
+  if (threads > 1 && threads_at_hand() > 0) {
+    const auto part = [&](std::int64_t thread) { work(static_cast<int>(thread), threads); };
+    return in_parts(threads, part);
+  }
+#if defined(BATCHNORM_OWN_THREADS)
+  if (threads > 1) return own_threads::run(threads, work);
+#elif defined(_OPENMP)
   if (threads > 1) {
 #pragma omp parallel num_threads(threads)
     work(omp_get_thread_num(), omp_get_num_threads());
@@ -50,7 +66,9 @@ void spread(int threads, const Work& work) {
 }
 
 inline void meet(int threads) {
-#if defined(_OPENMP)
+#if defined(BATCHNORM_OWN_THREADS)
+  if (threads > 1) own_threads::meet();
+#elif defined(_OPENMP)
   if (threads > 1) {
 #pragma omp barrier
   }

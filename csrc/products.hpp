@@ -9,7 +9,7 @@
 
 #include <utility>
 
-#include "channels.hpp"
+#include "activations.hpp"
 #include "parallel.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
@@ -21,7 +21,8 @@ inline constexpr int kPanelVectors = 2, kBlockRows = 6;  // 12 in 16
 #else
 inline constexpr int kPanelVectors = 2, kBlockRows = 4;
 #endif
-inline constexpr std::int64_t kDepth = 384;  // values of k at a time, so that a panel stays in the second-level cache
+inline constexpr std::int64_t kDepth = 512;  // values of k at a time, so that a panel stays in the second-level cache
+inline constexpr std::int64_t kLargePart = 4'000'000;  // multiply-adds that one thread takes at a time, at most
 
 template <class T>
 struct LanesOf;
@@ -170,37 +171,47 @@ void multiply_panel(const Matrix<T>& left, Range rows, Range depth, const T* pan
   }
 }
 
+// Into how many ranges the rows are cut, so that every thread has something to do and none much more than another.
+inline std::int64_t row_parts(std::int64_t rows, std::int64_t panels, std::int64_t work, int threads) {
+  if (threads == 1) return 1;
+  const std::int64_t wanted = std::max((2 * threads + panels - 1) / panels, work / panels / kLargePart);
+  return std::max<std::int64_t>(1, std::min(wanted, rows / (4 * kBlockRows)));
+}
+
 // out: (rows, columns) side by side; bias: (columns,) or null.
 template <class T>
 void multiply(const Matrix<T>& left, const Matrix<T>& right, const T* bias, T* out, std::int64_t rows,
               std::int64_t columns, std::int64_t inner) {
   constexpr int lanes = LanesOf<T>::kLanes;
-  const std::int64_t vectors = (columns + lanes - 1) / lanes;
+  const std::int64_t vectors = (columns + lanes - 1) / lanes, work = rows * columns * inner;
   const std::int64_t panels = (vectors + kPanelVectors - 1) / kPanelVectors;
-  const int threads = threads_for(rows * columns * inner / 64);
-  const bool by_panels = panels >= 2 * threads;
-  spread(threads, [&](int thread, int all) {
-    const Range own_panels = by_panels ? share(panels, thread, all) : Range{0, panels};
-    const Range own_rows = by_panels ? Range{0, rows} : share(rows, thread, all);
-    if (own_panels.begin == own_panels.end || own_rows.begin == own_rows.end) return;
-    const Scratch memory(static_cast<std::size_t>(kDepth * kPanelVectors * lanes) * sizeof(T));
-    T* panel = memory.as<T>();
-    for (std::int64_t p = own_panels.begin; p < own_panels.end; ++p) {
-      const Range held{vectors * p / panels, vectors * (p + 1) / panels};
-      const int width = static_cast<int>(held.end - held.begin);
-      const std::int64_t column = held.begin * lanes, wide = std::min(columns, held.end * lanes) - column;
-      for (std::int64_t k = 0; k < std::max<std::int64_t>(1, inner); k += kDepth) {
-        const Range depth{k, std::min(inner, k + kDepth)};
-        fill_panel(right, depth, column, wide, width * lanes, panel);
-        const T* start = bias == nullptr ? nullptr : bias + column;
-        switch (width) {
-          case 1: multiply_panel<T, 1>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
-          case 2: multiply_panel<T, 2>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
-          case 3: multiply_panel<T, 3>(left, own_rows, depth, panel, out + column, columns, wide, start); break;
-          default: multiply_panel<T, kPanelVectors>(left, own_rows, depth, panel, out + column, columns, wide, start);
-        }
+  const std::int64_t inner_vectors = (inner + lanes - 1) / lanes;
+  const std::int64_t depths = std::max<std::int64_t>(1, (inner + kDepth - 1) / kDepth);
+  const int threads = threads_for(work / 16);
+  const std::int64_t cuts = row_parts(rows, panels, work, threads);
+  const auto part = [&](std::int64_t number) {
+    const Range own{rows * (number % cuts) / cuts, rows * (number % cuts + 1) / cuts};
+    const Range held{vectors * (number / cuts) / panels, vectors * (number / cuts + 1) / panels};
+    const int width = static_cast<int>(held.end - held.begin);
+    const std::int64_t column = held.begin * lanes, wide = std::min(columns, held.end * lanes) - column;
+    alignas(64) T panel[kDepth * kPanelVectors * lanes];
+    for (std::int64_t d = 0; d < depths; ++d) {
+      const Range depth{std::min(inner, inner_vectors * d / depths * lanes),
+                        std::min(inner, inner_vectors * (d + 1) / depths * lanes)};
+      fill_panel(right, depth, column, wide, width * lanes, panel);
+      const T* start = bias == nullptr ? nullptr : bias + column;
+      switch (width) {
+        case 1: multiply_panel<T, 1>(left, own, depth, panel, out + column, columns, wide, start); break;
+        case 2: multiply_panel<T, 2>(left, own, depth, panel, out + column, columns, wide, start); break;
+        case 3: multiply_panel<T, 3>(left, own, depth, panel, out + column, columns, wide, start); break;
+        default: multiply_panel<T, kPanelVectors>(left, own, depth, panel, out + column, columns, wide, start);
       }
     }
+  };
+  if (threads > 1 && threads_at_hand() > 0) return in_parts(panels * cuts, part);
+  spread(threads, [&](int thread, int all) {
+    const Range own = share(panels * cuts, thread, all);
+    for (std::int64_t i = own.begin; i < own.end; ++i) part(i);
   });
 }
 

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <type_traits>
 #include <variant>
 
+#include "helpers.hpp"
 #include "steps.hpp"
 
 namespace batchnorm {
@@ -28,8 +30,11 @@ class Program {
   }
 
   // rows: which of all rows are gathered; null: they have been put in place already.
+  // threads: this one and its helpers; 0: operations use the process's pool.
   // Returns how many channels kept their running statistics because the batch's are not finite.
-  std::int64_t run(const std::int64_t* rows) const {
+  std::int64_t run(const std::int64_t* rows, int threads) const {
+    std::optional<Helped> helped;
+    if (threads > 0) helped.emplace(threads);
     std::int64_t refused = 0;
     for (const Operation& operation : operations_) {
       std::visit([&](const auto& o) { perform(o, rows, refused); }, operation);

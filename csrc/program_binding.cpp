@@ -106,9 +106,9 @@ void descend(Program& program, int element, int rule, double rate, double keep, 
   program.add(std::move(d));
 }
 
-std::int64_t run(const Program& program, Address rows) {
+std::int64_t run(const Program& program, Address rows, int threads) {
   nb::gil_scoped_release released;
-  return program.run(at<std::int64_t>(rows));
+  return program.run(at<std::int64_t>(rows), threads);
 }
 
 }  // namespace

@@ -40,7 +40,9 @@ struct Division {
   int threads;
   bool by_columns;
   Division(const Rows& rows, std::int64_t values)
-      : threads(threads_for(values)), by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads)) {}
+      : threads(threads_for(values)), by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads)) {
+    if (!by_columns && threads_at_hand() > 0) threads = 1, by_columns = true;  // helpers do not meet
+  }
   void meet(int all) const {
     if (!by_columns) batchnorm::BATCHNORM_VARIANT::meet(all);
   }

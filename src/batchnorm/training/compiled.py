@@ -7,14 +7,12 @@ dZ = BN'(dA * D * g'),  dW = dZ^T A_prev,  db = sum of the rows of dZ,  dA_prev 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from batchnorm.training.layers import Hidden, Layers, Linear
-from batchnorm.training.products import Products
 from batchnorm.training.tape import Tape
 
 
@@ -46,17 +44,15 @@ class CompiledStep:
     """One size of batch's step, over memory of its own.
 
     Args:
+        tape: an empty one.
         layers: of the network.
         source: all rows; a batch has the same dtypes, and counts and weights where these are there.
         rows: of a batch.
         starting: average the running statistics plainly over the first 1 / momentum batches.
     """
 
-    def __init__(
-        self, module: ModuleType, products: Products, layers: Layers, source: Batch, rows: int, *, starting: bool
-    ) -> None:
-        self._tape = tape = Tape(module, source.x.dtype, products)
-        self._starting = starting
+    def __init__(self, tape: Tape, layers: Layers, source: Batch, rows: int, *, starting: bool) -> None:
+        self._tape, self._starting = tape, starting
         self.batch = batch = source.each(lambda t: t.new_zeros((rows, *t.shape[1:])))
         for everything, part in zip(source, batch, strict=True):
             if everything is not None and part is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from batchnorm.kernels import choice
 from batchnorm.training.network import Network
+from batchnorm.training.products import threads_worth
 from batchnorm.training.settings import Settings
 from batchnorm.training.tape import ELEMENTS
 
@@ -52,6 +53,7 @@ class Descent:
         self._parameters: list[Tensor] = []
         self._alive: list[Tensor] = []  # what the program has the addresses of
         self._program: Any = None
+        self._threads, self._most = 1, torch.get_num_threads()
         optimizer.register_load_state_dict_post_hook(self._forget)
 
     def step(self) -> None:
@@ -59,7 +61,7 @@ class Descent:
         if self._program is None and not self._is_ready():
             self._optimizer.step()
             return
-        self._program.run(0)
+        self._program.run(0, self._threads)
         torch._C._increment_version(self._parameters)
 
     def _forget(self, _: torch.optim.Optimizer) -> None:
@@ -91,6 +93,7 @@ class Descent:
             ELEMENTS[dtypes.pop()], _RULES[self._name], groups[0]["lr"], keep, keep_square, eps, tracked
         )
         self._parameters = parameters
+        self._threads = threads_worth(sum(p.numel() for p in parameters) * 8, self._most)
         return True
 
     def _memory(self, p: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -7,73 +7,59 @@ faster is found by a clock. So a choice, once made, is kept and stored with the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from batchnorm.training.threads import one_thread
+
 Library = Literal["native", "torch"]
 
 # Multiply-adds below which the kernels are taken unasked: a library's call costs as much as the product itself, and a
 # run of small products shall not depend on a clock.
-_WORTH_ASKING = 30_000_000
+WORTH_ASKING = 30_000_000
 _CLEARLY = 0.85  # torch's time by the kernels', from which on it is taken
 _LOOKS = 5
+_WORTH_A_THREAD = 1_000_000  # multiply-adds of one forward pass
 
 
-class Products:
-    """The choice for each shape; asked once per shape.
+def threads_worth(multiply_adds: int, most: int) -> int:
+    """How many of at most `most` threads a step is worth, by the multiply-adds of its forward pass."""
+    return max(1, min(most, multiply_adds // _WORTH_A_THREAD))
 
-    Args:
-        module: the compiled kernels.
-        known: choices made before, as `chosen` has them.
+
+def faster(module: ModuleType, rows: int, inner: int, columns: int, dtype: torch.dtype) -> Library:
+    """Torch, where it gives the same (rows, inner) (inner, columns) in clearly less time; else the kernels.
+
+    Asked on one thread, by the processor's time: what else the machine is busy with must not decide.
     """
-
-    def __init__(self, module: ModuleType, known: dict[str, Library] | None = None) -> None:
-        self._module = module
-        self.chosen: dict[str, Library] = dict(known or {})
-
-    def library(self, left: Tensor, right: Tensor) -> Library:
-        """For left right: (rows, inner) and (inner, columns), as they lie in memory."""
-        if left.shape[0] * left.shape[1] * right.shape[1] < _WORTH_ASKING:
-            return "native"
-        key = f"{_text(left)} {_text(right)}"
-        if key not in self.chosen:
-            self.chosen[key] = faster(self._module, left, right)
-        return self.chosen[key]
-
-
-def faster(module: ModuleType, left: Tensor, right: Tensor) -> Library:
-    """Torch, where on matrices like these it gives the same answer in clearly less time."""
-    a, b = _like(left), _like(right)
-    by_torch, by_kernels = (torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype) for _ in range(2))
-    program = module.Program()
-    element = {torch.float32: 0, torch.float64: 3}[a.dtype]
-    places = (a.data_ptr(), *a.stride()), (b.data_ptr(), *b.stride())
-    program.product(element, *by_kernels.shape, a.shape[1], *places, 0, by_kernels.data_ptr())
-    seconds = []
-    for _ in range(_LOOKS):
-        began = time.perf_counter()
-        program.run(0)
-        between = time.perf_counter()
-        torch.mm(a, b, out=by_torch)
-        seconds.append((between - began, time.perf_counter() - between))
-    # Before the clock the answer: a library that computes something else is not faster.
-    scale = float(by_kernels.abs().max()) * torch.finfo(a.dtype).eps ** 0.5
-    if not torch.allclose(by_torch, by_kernels, rtol=0, atol=scale):
+    if rows * inner * columns < WORTH_ASKING:
         return "native"
-    kernels, library = (min(times) for times in zip(*seconds, strict=True))
-    return "torch" if library < _CLEARLY * kernels else "native"
+    left, right = _numbers(rows, inner, dtype), _numbers(columns, inner, dtype).t()
+    by_torch, by_kernels = (torch.empty((rows, columns), dtype=dtype) for _ in range(2))
+    program = module.Program()
+    places = (left.data_ptr(), *left.stride()), (right.data_ptr(), *right.stride())
+    element = {torch.float32: 0, torch.float64: 3}[dtype]
+    program.product(element, rows, columns, inner, *places, 0, by_kernels.data_ptr())
+
+    with one_thread():
+        kernels = min(_seconds(lambda: program.run(0, 1)) for _ in range(_LOOKS))
+        library = min(_seconds(lambda: torch.mm(left, right, out=by_torch)) for _ in range(_LOOKS))
+    # The answer counts before the clock: a library that computes something else is not faster.
+    near = torch.finfo(dtype).eps ** 0.5 * float(by_kernels.abs().max())
+    agrees = torch.allclose(by_torch, by_kernels, rtol=0, atol=near)
+    return "torch" if agrees and library < _CLEARLY * kernels else "native"
 
 
-def _like(t: Tensor) -> Tensor:
-    """Numbers in memory laid out as t's, drawn from nobody's random state."""
-    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).copy_(
-        torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view(t.shape)
-    )
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
 
 
-def _text(t: Tensor) -> str:
-    rows, columns = t.shape
-    return f"{rows}x{columns}" if t.is_contiguous() else f"({columns}x{rows})^T"
+def _numbers(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Some numbers, drawn from nobody's random state."""
+    return torch.linspace(-1, 1, rows * columns, dtype=dtype).view(rows, columns)

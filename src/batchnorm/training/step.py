@@ -6,6 +6,8 @@ compiled kernels, and in `by_operations`, for torch's own operations on any devi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ from batchnorm.training.compiled import Batch, CompiledStep
 from batchnorm.training.layers import Layers
 from batchnorm.training.network import Network
 from batchnorm.training.objective import Objective
-from batchnorm.training.products import Products
-from batchnorm.training.tape import ELEMENTS
+from batchnorm.training.products import Library, faster, threads_worth
+from batchnorm.training.tape import ELEMENTS, Tape
 
 
 class Step:
@@ -36,7 +38,8 @@ class Step:
         self._source = None if source is None else source.each(Tensor.contiguous)
         weight, module = network.head.weight, choice.native()
         self._module = module if weight.is_cpu and weight.dtype in ELEMENTS else None
-        self.products = None if self._module is None else Products(self._module)
+        self.library: Library | None = None  # which multiplies large matrices, once chosen
+        self._threads = torch.get_num_threads()
         self._by_operations = ByOperations(self._layers, objective, warm_statistics=warm_statistics)
         self._compiled: dict[tuple[int, bool, bool, bool], CompiledStep] = {}
 
@@ -71,9 +74,17 @@ class Step:
     def _step(self, source: Batch, rows: int) -> CompiledStep:
         key = rows, source is self._source, source.counts is None, source.weights is None
         if key not in self._compiled:
-            assert self._module is not None
-            assert self.products is not None
             with torch.no_grad():
-                step = CompiledStep(self._module, self.products, self._layers, source, rows, starting=self._starting)
-            self._compiled[key] = step
+                tape = self._tape(source.x.dtype, rows)
+                self._compiled[key] = CompiledStep(tape, self._layers, source, rows, starting=self._starting)
         return self._compiled[key]
+
+    def _tape(self, dtype: torch.dtype, rows: int) -> Tape:
+        """An empty tape for batches of so many rows."""
+        assert self._module is not None
+        weights = [linear.weight for linear in (*(layer.linear for layer in self._layers.hidden), self._layers.head)]
+        threads = threads_worth(rows * sum(w.numel() for w in weights), self._threads)
+        if self.library is None:
+            outputs, inputs = max((w.shape for w in weights), key=math.prod)
+            self.library = faster(self._module, rows, inputs, outputs, dtype)
+        return Tape(self._module, dtype, self.library, threads=threads if self.library == "native" else 0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from batchnorm.kernels.native import ACTIVATION_NUMBERS, Settled
 from batchnorm.training.layers import Norm
-from batchnorm.training.products import Products
+from batchnorm.training.products import WORTH_ASKING, Library
 
 ELEMENTS = {torch.float32: 0, torch.float64: 3}
 
@@ -45,11 +45,13 @@ class Tape:
     Args:
         module: the compiled kernels.
         dtype: of every matrix: float32 or float64.
-        products: which library multiplies matrices of which shape.
+        library: that multiplies large matrices.
+        threads: that take part; 0: torch's.
     """
 
-    def __init__(self, module: ModuleType, dtype: torch.dtype, products: Products) -> None:
-        self._module, self._dtype, self._element, self._products = module, dtype, ELEMENTS[dtype], products
+    def __init__(self, module: ModuleType, dtype: torch.dtype, library: Library, *, threads: int) -> None:
+        self._threads = threads
+        self._module, self._dtype, self._element, self._library = module, dtype, ELEMENTS[dtype], library
         self._parts: list[_Part] = [_Part(module.Program())]
         self._norms: list[_Placed] = []
         self._alive: list[Tensor] = []  # what the programs have the addresses of
@@ -67,7 +69,7 @@ class Tape:
     def product(self, left: Tensor, right: Tensor, *, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Left right + bias: (rows, inner) and (inner, columns), either may be a transposed view; bias: (columns,)."""
         to = self.matrix(left.shape[0], right.shape[1]) if out is None else out
-        if self._products.library(left, right) == "torch":
+        if self._library == "torch" and left.numel() * right.shape[1] >= WORTH_ASKING:
             plain = bias is None
             self.call(
                 partial(torch.mm, left, right, out=to) if plain else partial(torch.addmm, bias, left, right, out=to)
@@ -176,7 +178,7 @@ class Tape:
         """Run it all. rows: the address of the numbers, int64, of the rows to gather; 0: they are in place."""
         refused = 0
         for part in self._parts:
-            refused += part.program.run(rows)
+            refused += part.program.run(rows, self._threads)
             if part.then is not None:
                 part.then()
         torch._C._increment_version(self._moved)
