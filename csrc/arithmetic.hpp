@@ -1,7 +1,9 @@
 // The two arithmetics: Fast for float32 and narrower elements, Exact for float64 and for channels that leave float's range.
 //
-// Fast    sums in double, one value at a time in float:    y = fma(x - hi, scale, start)
-// Exact   everything in double, with what rounding loses:  y = (x - hi) * (scale + scale_lost) + start + start_lost
+// Fast    sums in double, one value at a time in float
+// Exact   everything in double, with what rounding takes from x - hi, too
+//
+//     y = (x - hi) * (scale + scale_lost) + start + start_lost
 //
 // hi is the mean rounded to the arithmetic's own number, and what that lost is in `start`: x - hi is exact near the
 // mean, so that mean / std = 1e7 costs nothing.
@@ -44,7 +46,7 @@ struct Fast {
   using V = VF;
   static constexpr int kLanes = kFloats;
   static constexpr bool kTwoLooks = false;
-  static constexpr int kConstants = 3;  // per channel and value: hi, scale, start
+  static constexpr int kConstants = 5;  // per channel: hi, scale, start, and what rounding took from scale and start
 
   // Two sums in double, lanes apart.
   struct Sums {
@@ -100,24 +102,39 @@ struct Fast {
   }
 
   struct Apply {
-    V hi, scale, start;
+    V hi, scale, start, scale_lost, start_lost;
     BATCHNORM_INLINE V deviation(V x) const { return x - hi; }
+    // Which side of an activation's corner a value is on; close enough for its slope.
     BATCHNORM_INLINE V value(V d) const { return d * scale + start; }
+    // Two roundings at the size of the result, the deviation's and the last.
+    BATCHNORM_INLINE V exact_value(V x) const {
+      const V d = x - hi;
+      return d * scale + (start + (d * scale_lost + start_lost));
+    }
   };
   // `at` is the first of kConstants arrays that lie `stride` apart.
   static BATCHNORM_INLINE Apply apply(const float* at, std::int64_t stride) {
-    return {unaligned<V>(at), unaligned<V>(at + stride), unaligned<V>(at + 2 * stride)};
+    return {unaligned<V>(at), unaligned<V>(at + stride), unaligned<V>(at + 2 * stride), unaligned<V>(at + 3 * stride),
+            unaligned<V>(at + 4 * stride)};
   }
   using Number = float;
   static void constants(const Constants& c, float* at, std::int64_t stride) {
     at[0] = static_cast<float>(c.mean_hi);
     const long double lo = (static_cast<long double>(c.mean_hi) - at[0]) + c.mean_lo;
-    at[stride] = static_cast<float>(c.scale);
-    // What rounding takes from the scale is the same for every value of the channel; the start makes up for nothing
-    // of it, but its own digits are all there.
-    at[2 * stride] = static_cast<float>(c.beta - lo * (static_cast<long double>(c.scale) + c.scale_lost));
+    const long double scale = static_cast<long double>(c.scale) + c.scale_lost, start = c.beta - lo * scale;
+    at[stride] = static_cast<float>(scale);
+    at[2 * stride] = static_cast<float>(start);
+    at[3 * stride] = difference(scale, at[stride]);
+    at[4 * stride] = difference(start, at[2 * stride]);
   }
-  static BATCHNORM_INLINE Apply splat_apply(const float* at) { return {splat(at[0]), splat(at[1]), splat(at[2])}; }
+  // What rounding took; an infinite or undefined number has lost nothing.
+  static float difference(long double exact, float rounded) {
+    const auto lost = static_cast<float>(exact - rounded);
+    return std::isfinite(lost) ? lost : 0.0f;
+  }
+  static BATCHNORM_INLINE Apply splat_apply(const float* at) {
+    return {splat(at[0]), splat(at[1]), splat(at[2]), splat(at[3]), splat(at[4])};
+  }
   // hi as the backward pass sees it, and what is left of the mean.
   static double hi(const Constants& c) { return static_cast<float>(c.mean_hi); }
 
@@ -191,9 +208,14 @@ struct Exact {
   struct Apply {
     V hi, scale, start, scale_lost, start_lost;
     BATCHNORM_INLINE V deviation(V x) const { return x - hi; }
-    BATCHNORM_INLINE V value(V d) const {
-      const V lost = d * scale_lost;  // an infinite value has lost nothing
-      return d * scale + ((lost - lost == 0.0 ? lost : V{}) + start_lost + start);
+    BATCHNORM_INLINE V value(V d) const { return d * scale + start; }
+    // As Fast, with what the deviation's own rounding took (Knuth, TAOCP 2, 4.2.2).
+    BATCHNORM_INLINE V exact_value(V x) const {
+      const V d = x - hi;
+      const V of_hi = d - x;
+      const V lost_of_d = (x - (d - of_hi)) - (hi + of_hi);
+      const V lost = d * scale_lost + (lost_of_d * scale + start_lost);
+      return d * scale + ((lost - lost == 0.0 ? lost : V{}) + start);  // an infinite value has lost nothing
     }
   };
   using Number = double;

@@ -50,7 +50,7 @@ struct ForwardBody {
   BATCHNORM_INLINE void at(std::int64_t offset, Lanes lanes, const typename M::Apply& apply,
                            typename M::Weights w) const {
     using V = typename M::V;
-    V z = apply.value(apply.deviation(load_lanes<M>(x + offset, lanes, V{})));
+    V z = apply.exact_value(load_lanes<M>(x + offset, lanes, V{}));
     if constexpr (kExtras) {
       if (residual != nullptr) z += load_lanes<M>(residual + offset, lanes, V{});
     }
