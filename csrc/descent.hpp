@@ -72,7 +72,7 @@ void descend_all(const Descent& d) {
     values += s.count;
     if (s.step != nullptr) *s.step += 1;
   }
-  spread(threads_for(values / 4), [&](int thread, int all) {
+  spread(threads_for(values), [&](int thread, int all) {
     for (const Segment& s : d.segments) {
       const RuleNumbers<T> numbers(d, s);
       const Range range = share(s.count, thread, all, 64);

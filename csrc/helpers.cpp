@@ -16,7 +16,7 @@ namespace batchnorm {
 namespace {
 
 constexpr auto kStaysAwake = std::chrono::microseconds(100);
-constexpr int kPatience = 2000;  // pauses before a waiting thread offers its processor to others
+constexpr int kPatience = 256;  // pauses, some microseconds, before a waiting thread offers its processor to others
 
 void pause() {
 #if defined(__x86_64__)

@@ -43,15 +43,24 @@ class Program {
   }
 
  private:
+  static constexpr std::int64_t kRowsAPart = 16, kFetchedAhead = 4096, kWorthParts = 65536;
   using Operation = std::variant<Gather, Product, Pointwise, ColumnSums, Loss, Normalize, Backward, Descent>;
 
   void perform(const Gather& g, const std::int64_t* rows, std::int64_t&) const {
     if (rows == nullptr) return;
-    const auto bytes = static_cast<std::size_t>(g.bytes);
-    char* to = static_cast<char*>(g.to);
-    for (std::int64_t i = 0; i < g.count; ++i) {
-      std::memcpy(to + i * g.bytes, static_cast<const char*>(g.from) + rows[i] * g.bytes, bytes);
-    }
+    const auto part = [&](std::int64_t number) {
+      const std::int64_t end = std::min(g.count, (number + 1) * kRowsAPart);
+      for (std::int64_t i = number * kRowsAPart; i < end; ++i) {
+        // Rows lie anywhere: the next one is on its way from memory while this one is copied.
+        const char* next = static_cast<const char*>(g.from) + rows[std::min(i + 1, end - 1)] * g.bytes;
+        for (std::int64_t b = 0; b < std::min(g.bytes, kFetchedAhead); b += 64) __builtin_prefetch(next + b);
+        std::memcpy(static_cast<char*>(g.to) + i * g.bytes, static_cast<const char*>(g.from) + rows[i] * g.bytes,
+                    static_cast<std::size_t>(g.bytes));
+      }
+    };
+    const std::int64_t parts = (g.count + kRowsAPart - 1) / kRowsAPart;
+    if (g.count * g.bytes >= kWorthParts) return in_parts(parts, part);
+    for (std::int64_t i = 0; i < parts; ++i) part(i);
   }
   void perform(const Product& p, const std::int64_t*, std::int64_t&) const { kernels_.steps->product(p); }
   void perform(const Pointwise& p, const std::int64_t*, std::int64_t&) const { kernels_.steps->pointwise(p); }

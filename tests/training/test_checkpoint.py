@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from tests.training.small import Examples, assembled, changed, clouds, differing, plane, state, turned
 
 from batchnorm.errors import CheckpointError
+from batchnorm.kernels import choice
 from batchnorm.training import checkpoint
+from batchnorm.training.arithmetic import Arithmetic
 from batchnorm.training.assemble import Assembly
 from batchnorm.training.objective import Task
 from batchnorm.training.run import Run
@@ -199,5 +202,46 @@ def test_a_checkpoint_holds_no_more_than_tensors_and_json(kept: bytes, tmp_path:
     (tmp_path / "c").write_bytes(kept)
     with safetensors.safe_open(tmp_path / "c", framework="np") as file:
         said = json.loads(file.metadata()["checkpoint"])
-    assert said.keys() == {"format", "identity", "progress", "loss_steps"}
+    assert said.keys() == {"format", "identity", "progress", "loss_steps", "arithmetic"}
     assert said["progress"]["step"] == 4
+
+
+def test_a_run_that_goes_on_by_other_kernels_says_so(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    with choice.using("spec"):
+        turned(ready(changed()), after=4, keep=file.keep)
+        again = ready(changed())
+        file.restore(again.run)  # the same kernels: not a word
+    if choice.native() is None:
+        pytest.skip("needs the compiled kernels")
+    with pytest.warns(UserWarning, match="computed by torch, here by .*: set BATCHNORM_KERNEL=spec to go on exactly"):
+        file.restore(ready(changed()).run)
+
+
+def test_a_run_goes_on_with_the_products_it_was_begun_with(tmp_path: Path) -> None:
+    file, begun = File(tmp_path), turned(ready(changed()), after=4)
+    begun.run.formulas._library = "torch"
+    file.keep(begun.run)
+    again = ready(changed())
+    file.restore(again.run)
+    assert again.run.formulas.arithmetic.products == "torch"
+
+
+@pytest.mark.parametrize(("products", "said"), [("native", False), ("torch", True)])
+def test_other_threads_are_a_loss_where_they_change_bits(products: Any, said: bool) -> None:
+    before, now = (Arithmetic("x86-64-v3", products, threads) for threads in (1, 2))
+    assert (now.loss_since(before) is not None) is said
+    assert "OMP_NUM_THREADS=1" in (now.loss_since(before) or "OMP_NUM_THREADS=1")
+
+
+def test_a_checkpoint_from_before_kernels_were_noted_is_taken(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    turned(ready(changed()), after=4, keep=file.keep)
+    tensors, said = checkpoint._read(file.path)
+    del said["arithmetic"]
+    text = json.dumps(said)
+    digest = checkpoint._digest(tensors, text)
+    file.path.write_bytes(safetensors.torch.save(tensors, {"checkpoint": text, "digest": digest}))
+    again = ready(changed())
+    file.restore(again.run)
+    assert again.run.progress.step == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.errors import CheckpointError
+from batchnorm.training.arithmetic import Arithmetic
 from batchnorm.training.progress import Evaluation
 from batchnorm.training.run import Progress, Run
 
@@ -37,13 +39,16 @@ def pack(run: Run, *, identity: str) -> bytes:
     tensors["loss_sum"] = run.loss_sum
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     progress = asdict(run.progress)
-    text = json.dumps({"format": FORMAT, "identity": identity, "progress": progress, "loss_steps": run.loss_steps})
+    said = {"format": FORMAT, "identity": identity, "progress": progress, "loss_steps": run.loss_steps}
+    text = json.dumps(said | {"arithmetic": asdict(run.formulas.arithmetic)})
     digest = _digest(tensors, text)
     return safetensors.torch.save(tensors, {"checkpoint": text, "digest": digest})
 
 
 def restore(run: Run, path: Path, *, identity: str) -> None:
     """Put the checkpoint at `path` into a freshly built `run`, and its random state into torch's.
+
+    Warns where the run goes on, but not bit by bit as it would have: by other kernels, say.
 
     Raises:
         CheckpointError: damaged, of another format, or of other data or settings; nothing is changed then.
@@ -59,6 +64,11 @@ def restore(run: Run, path: Path, *, identity: str) -> None:
     if "random.cuda" in tensors and run.train.x.device.type != "cuda":
         raise CheckpointError(
             f"{path} expected the GPU that its run was started on, got {run.train.x.device}: go on there, or {_REMEDY}"
+        )
+    loss = run.formulas.go_on_like(Arithmetic(**state["arithmetic"])) if "arithmetic" in state else None
+    if loss is not None:
+        warnings.warn(
+            f"{path} goes on, but its last digits will not be those of a run never stopped: {loss}", stacklevel=2
         )
     run.network.load_state_dict(_under("network.", tensors))
     run.best = {k: v.to(run.train.x.device) for k, v in _under("best.", tensors).items()}

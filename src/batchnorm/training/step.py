@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.kernels import choice
+from batchnorm.training.arithmetic import Arithmetic
 from batchnorm.training.by_operations import ByOperations
 from batchnorm.training.compiled import Batch, CompiledStep
 from batchnorm.training.layers import Layers
@@ -38,7 +39,8 @@ class Step:
         self._source = None if source is None else source.each(Tensor.contiguous)
         weight, module = network.head.weight, choice.native()
         self._module = module if weight.is_cpu and weight.dtype in ELEMENTS else None
-        self.library: Library | None = None  # which multiplies large matrices, once chosen
+        self._library: Library | None = None  # which multiplies large matrices, once chosen
+        self._kernel = choice.current().instruction_set if self._module is not None else None
         self._threads = torch.get_num_threads()
         self._by_operations = ByOperations(self._layers, objective, warm_statistics=warm_statistics)
         self._compiled: dict[tuple[int, bool, bool, bool], CompiledStep] = {}
@@ -71,6 +73,16 @@ class Step:
             return self.gradients(taken.x, taken.y, counts=taken.counts, weights=taken.weights)
         return self._step(source, len(rows)).play(rows.data_ptr())
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Who computes these steps."""
+        return Arithmetic(self._kernel or "torch", self._library, self._threads)
+
+    def go_on_like(self, before: Arithmetic) -> str | None:
+        """Multiply as a stored run did, before the first step; why it cannot be bit by bit the same, or None."""
+        self._library = before.products
+        return self.arithmetic.loss_since(before)
+
     def _step(self, source: Batch, rows: int) -> CompiledStep:
         key = rows, source is self._source, source.counts is None, source.weights is None
         if key not in self._compiled:
@@ -84,7 +96,7 @@ class Step:
         assert self._module is not None
         weights = [linear.weight for linear in (*(layer.linear for layer in self._layers.hidden), self._layers.head)]
         threads = threads_worth(rows * sum(w.numel() for w in weights), self._threads)
-        if self.library is None:
+        if self._library is None:
             outputs, inputs = max((w.shape for w in weights), key=math.prod)
-            self.library = faster(self._module, rows, inputs, outputs, dtype)
-        return Tape(self._module, dtype, self.library, threads=threads if self.library == "native" else 0)
+            self._library = faster(self._module, rows, inputs, outputs, dtype)
+        return Tape(self._module, dtype, self._library, threads=threads if self._library == "native" else 0)
