@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/COW.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -155,6 +156,7 @@ struct FusedBatchNormBackward : public Node {
         result[3] = dy;
       }
     }
+    at::get_num_threads();
     batchnorm::chosen().backward(b);  // autograd holds no lock of Python's here
     return result;
   }
@@ -270,6 +272,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
     f.running_var = parameter_of(var);
   }
   if (moves && batches.defined()) f.batches = static_cast<std::int64_t*>(batches.data_ptr());
+  at::get_num_threads();  // asking is what makes torch's number known to a thread that torch has not seen before
   std::int64_t refused = 0;
   if (x.numel() < (1 << 16)) {
     refused = batchnorm::chosen().forward(f);

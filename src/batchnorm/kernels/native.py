@@ -23,6 +23,7 @@ _RUNNING = {torch.float32: 0, torch.float64: 3}
 ACTIVATION_NUMBERS = {None: 0, "relu": 1, "leaky_relu": 2, "sigmoid": 3, "tanh": 4, "silu": 5, "gelu": 6}
 ACTIVATIONS_BY_NUMBER = {number: name for name, number in ACTIVATION_NUMBERS.items()}
 _PLAIN = (Tensor, Parameter)
+_WORTH_THREADS = 1 << 15  # values from which the kernels may wake threads: csrc/parallel.hpp
 _is_copy_on_write = torch._C._is_cow_tensor  # type: ignore[attr-defined]
 
 
@@ -81,7 +82,7 @@ def forward(
         weights: (N, 1, *) float64, how often each position counts, or None.
         running: updated in training where not None; what x is normalized by at test time.
     """
-    module = _module()
+    module = _module(x)
     x = laid_out(x)
     y, block = torch.empty_like(x), torch.empty((4, x.shape[1]), dtype=torch.float64)
     gamma, beta = _packed(affine.weight), _packed(affine.bias)
@@ -138,7 +139,7 @@ def backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """What `spec.backward` gives. dy, x: (N, C, *), x as it came to `forward`; needs: x, weight, bias, residual."""
-    module = _module()
+    module = _module(x)
     x = laid_out(x)
     # Without an activation no gradient depends on the residual.
     residual = None if affine.activation is None or affine.residual is None else _like(affine.residual, x)
@@ -177,9 +178,11 @@ def backward(
     return Gradients(dx, dgamma, dbeta, dresidual)
 
 
-def _module() -> ModuleType:
+def _module(x: Tensor) -> ModuleType:
     module = choice.native()
     assert module is not None, "covers() first"
+    if x.numel() >= _WORTH_THREADS:
+        torch.get_num_threads()  # asking is what makes torch's number known to a thread that torch has not seen before
     return module
 
 
