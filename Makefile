@@ -6,7 +6,7 @@ BIN := .venv/bin
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all lint docs-test bench clean
+.PHONY: demo test test-all lint bench bench-all clean
 
 demo: .venv/installed
 	$(BIN)/batchnorm demo --out runs/demo
@@ -23,9 +23,22 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One case per claim, under ten minutes; bench-all has every case. Both want a machine with nothing else to do.
 bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.layers --quick
+	$(BIN)/python -m benchmarks.train --repeats 9
+	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.resnet --seconds 40
+	$(BIN)/python -m benchmarks.render
+
+bench-all: .venv/installed-dev
+	$(BIN)/python -m benchmarks.layers --compiled
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.resnet
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.conversions
+	$(BIN)/python -m benchmarks.render
 
 clean:
 	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
