@@ -82,7 +82,7 @@ def forward(
         weights: (N, 1, *) float64, how often each position counts, or None.
         running: updated in training where not None; what x is normalized by at test time.
     """
-    module = _module(x)
+    module = module_for(x)
     x = laid_out(x)
     y, block = torch.empty_like(x), torch.empty((4, x.shape[1]), dtype=torch.float64)
     gamma, beta = _packed(affine.weight), _packed(affine.bias)
@@ -139,7 +139,7 @@ def backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """What `spec.backward` gives. dy, x: (N, C, *), x as it came to `forward`; needs: x, weight, bias, residual."""
-    module = _module(x)
+    module = module_for(x)
     x = laid_out(x)
     # Without an activation no gradient depends on the residual.
     residual = None if affine.activation is None or affine.residual is None else _like(affine.residual, x)
@@ -178,7 +178,8 @@ def backward(
     return Gradients(dx, dgamma, dbeta, dresidual)
 
 
-def _module(x: Tensor) -> ModuleType:
+def module_for(x: Tensor) -> ModuleType:
+    """The compiled kernels, for work on x, which they cover."""
     module = choice.native()
     assert module is not None, "covers() first"
     if x.numel() >= _WORTH_THREADS:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from batchnorm.kernels import select
+from batchnorm.kernels import matrix_moments, select
+from batchnorm.kernels.matrix_moments import ColumnMoments
 from batchnorm.moments import Moments, wide_dtype
 from batchnorm.nn.leaf import as_leaf
 
@@ -165,10 +166,16 @@ class InputNorm(torch.nn.Module):
         seen = False
         for rows, weights in _batches(data, sample_weight):
             axes = self._feature_axes(rows.shape)
+            found = self._by_columns(rows, weights, axes)
             if bool((moments.count == 0).any()):
-                anchor = torch.where(moments.count == 0, self._moments(rows, weights, axes).mean, anchor)
-            deviations = rows.to(wide_dtype(rows.device)) - self._spread(anchor.to(rows.device), axes, rows.dim())
-            moments = moments.merge(self._moments(deviations, weights, axes))
+                mean = self._moments(rows, weights, axes).mean if found is None else found.mean
+                anchor = torch.where(moments.count == 0, mean, anchor)
+            if found is None:
+                deviations = rows.to(wide_dtype(rows.device)) - self._spread(anchor.to(rows.device), axes, rows.dim())
+                more = self._moments(deviations, weights, axes)
+            else:
+                more = Moments(found.count, (found.mean - anchor) + found.lost, found.m2)
+            moments = moments.merge(more)
             seen = True
             wrong = ~(torch.isfinite(anchor) & torch.isfinite(moments.m2))
             if bool(wrong.any()):
@@ -180,6 +187,18 @@ class InputNorm(torch.nn.Module):
             raise ValueError("InputNorm.fit expected at least one row, got none")
         self._keep(anchor, moments)
         return self
+
+    def _by_columns(self, x: Tensor, weights: Tensor | None, axes: tuple[int, ...]) -> ColumnMoments | None:
+        """By the compiled kernels, where x is a matrix with the features as columns; else None."""
+        if weights is not None or axes != tuple(range(x.dim() - len(axes), x.dim())) or x.dim() == len(axes):
+            return None
+        if select.way(x) != "fused" or not x.is_contiguous() or x.numel() == 0:
+            return None
+        matrix = x.view(-1, math.prod(self.shape))
+        if not matrix_moments.covers(matrix):
+            return None
+        found = matrix_moments.of_columns(matrix)
+        return ColumnMoments(*(t.view(self.shape) for t in found))
 
     def _moments(self, x: Tensor, weights: Tensor | None, axes: tuple[int, ...]) -> Moments:
         dims = [d for d in range(x.dim()) if d not in axes]
