@@ -53,12 +53,15 @@ class Descent:
         self._parameters: list[Tensor] = []
         self._alive: list[Tensor] = []  # what the program has the addresses of
         self._program: Any = None
+        self._by_torch = False
         self._threads, self._most = 1, torch.get_num_threads()
         optimizer.register_load_state_dict_post_hook(self._forget)
 
     def step(self) -> None:
         """Change every parameter by its gradient."""
-        if self._program is None and not self._is_ready():
+        if self._program is None and not self._by_torch:
+            self._by_torch = not self._prepare()
+        if self._by_torch:
             self._optimizer.step()
             return
         self._program.run(0, self._threads)
@@ -67,22 +70,22 @@ class Descent:
     def _forget(self, _: torch.optim.Optimizer) -> None:
         self._program = None
 
-    def _is_ready(self) -> bool:
+    def _prepare(self) -> bool:
         """Put the program together; False where the compiled kernels do not run or do not cover the parameters."""
         module, groups = choice.native(), self._optimizer.param_groups
         parameters = [p for group in groups for p in group["params"]]
         dtypes = {p.dtype for p in parameters}
-        if module is None or len(dtypes) != 1 or not dtypes <= ELEMENTS.keys():
+        if (
+            module is None
+            or len(dtypes) != 1
+            or not dtypes <= ELEMENTS.keys()
+            or not all(_is_plain(p) for p in parameters)
+        ):
             return False
-        tracked = []
+        tracked, self._alive = [], []
         for group in groups:
             for p in group["params"]:
                 first, second, step = self._memory(p)
-                held = [t for t in (p.detach(), p.grad, first, second) if t is not None]
-                if p.grad is None or any(not (t.is_cpu and t.is_contiguous() and t.dtype == p.dtype) for t in held):
-                    return False
-                if step is not None and step.dtype != torch.float32:
-                    return False
                 places = (p.detach(), p.grad, first, second, step)
                 self._alive += [t for t in places if t is not None]
                 addresses = (0 if t is None else t.data_ptr() for t in places)
@@ -101,12 +104,17 @@ class Descent:
         names, counts = _MEMORY[self._name]
         state = self._optimizer.state[p] if names else {}
         if counts:
-            state.setdefault("step", torch.zeros((), dtype=torch.float32))
+            state["step"] = state.get("step", torch.zeros(())).float()
         for name in names:
             if state.get(name) is None:
                 state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
         first, second = (*(state[name] for name in names), None, None)[:2]
         return first, second, state.get("step")
+
+
+def _is_plain(p: Tensor) -> bool:
+    """Whether p and its gradient are in this machine's memory, value beside value."""
+    return p.grad is not None and all(t.is_cpu and t.is_contiguous() and t.dtype == p.dtype for t in (p, p.grad))
 
 
 def _numbers(name: str, group: dict[str, Any]) -> tuple[float, float, float]:
