@@ -220,7 +220,8 @@ class _OptionalResidual(Block):
 
 class _Broadcast(Block):
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(x) + x.mean((2, 3), keepdim=True))
+        mean = x.mean((2, 3), keepdim=True)
+        return F.relu(self.bn(x) + mean)
 
 
 class _IntoTheOther(Block):
