@@ -1,5 +1,6 @@
 #include "helpers.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -16,6 +17,9 @@ namespace batchnorm {
 namespace {
 
 constexpr auto kStaysAwake = std::chrono::microseconds(100);
+// A helper that did not run for so long in the midst of its waiting steps back for a while, longer each time.
+constexpr auto kKeptOff = std::chrono::microseconds(60);
+constexpr auto kStepsBack = std::chrono::microseconds(2000), kStepsBackFor = std::chrono::microseconds(64000);
 constexpr int kPatience = 256;  // pauses, some microseconds, before a waiting thread offers its processor to others
 
 void pause() {
@@ -68,29 +72,42 @@ void take(Shared& s) {
   }
 }
 
-// Helps while a Helped lives, and for a moment longer.
-void stay_awake(Shared& s, int number) {
-  auto idle_since = std::chrono::steady_clock::now();
+enum class Stay { whole, short_of_a_processor, at_once_short };
+
+// Helps while a Helped lives, and for a moment longer; or until this thread finds that it was kept off the processor:
+// then it has one only at somebody's expense, the caller's own perhaps.
+Stay stay_awake(Shared& s, int number) {
+  const auto began = std::chrono::steady_clock::now();
+  auto idle_since = began, last = began;
   for (int pauses = 0;; ++pauses) {
     if ((s.ticket.load(std::memory_order_acquire) & 0xffffffffu) != 0 && number < s.wanted.load()) {
       take(s);
       pauses = 0;
+      last = std::chrono::steady_clock::now();
     }
     pause();
     if (pauses % 128 != 127) continue;
-    const auto now = std::chrono::steady_clock::now();
-    if (s.is_held.load(std::memory_order_acquire)) idle_since = now;
-    if (now - idle_since > kStaysAwake) return;
     if (pauses > kPatience) give_way();
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last > kKeptOff) return last - began > kStepsBack ? Stay::short_of_a_processor : Stay::at_once_short;
+    last = now;
+    if (s.is_held.load(std::memory_order_acquire)) idle_since = now;
+    if (now - idle_since > kStaysAwake) return Stay::whole;
   }
 }
 
 void help(int number) {
   Shared& s = shared();
   at_hand = 1;  // what a part itself divides is done where it is
+  auto away = kStepsBack;
   for (;;) {
     const std::uint32_t seen = s.wakings.load(std::memory_order_acquire);
-    if (number < s.wanted.load()) stay_awake(s, number);
+    const Stay stay = number < s.wanted.load() ? stay_awake(s, number) : Stay::whole;
+    if (stay != Stay::whole) {
+      away = stay == Stay::at_once_short ? std::min(2 * away, kStepsBackFor) : kStepsBack;
+      std::this_thread::sleep_for(away);
+      continue;
+    }
     s.wakings.wait(seen, std::memory_order_acquire);
   }
 }
