@@ -6,12 +6,8 @@ all the same, for hooks.
 
 from __future__ import annotations
 
+from timm.models import resnet
 from torch import Tensor
-
-try:
-    from timm.models import resnet
-except RuntimeError as error:  # torchvision's compiled operators, which it needs, do not fit the installed torch
-    raise ImportError(f"timm cannot be imported: {error}") from error
 
 
 class FusedBasicBlock(resnet.BasicBlock):  # type: ignore[misc]

@@ -7,11 +7,7 @@ each call of it stays, for hooks.
 from __future__ import annotations
 
 from torch import Tensor
-
-try:
-    from torchvision.models import resnet
-except RuntimeError as error:  # its compiled operators do not fit the installed torch
-    raise ImportError(f"torchvision cannot be imported: {error}") from error
+from torchvision.models import resnet
 
 
 class FusedBasicBlock(resnet.BasicBlock):  # type: ignore[misc]
