@@ -11,10 +11,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 demo: .venv/installed
 	$(BIN)/batchnorm demo --out runs/demo
 
-test: .venv/installed-dev lint
+test: .venv/installed-dev .venv/installed-models lint
 	$(PYTEST) -m "not long"
 
-test-all: .venv/installed-dev lint
+test-all: .venv/installed-dev .venv/installed-models lint
 	$(PYTEST)
 
 lint: .venv/installed-dev
@@ -24,14 +24,14 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 # One case per claim, under ten minutes; bench-all has every case. Both want a machine with nothing else to do.
-bench: .venv/installed-dev
+bench: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.layers --quick
 	$(BIN)/python -m benchmarks.train --repeats 9
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.resnet --seconds 40
 	$(BIN)/python -m benchmarks.render
 
-bench-all: .venv/installed-dev
+bench-all: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.layers --compiled
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.prediction
@@ -59,4 +59,11 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Libraries whose models `convert` is tried on. torchvision's wheel is built for CUDA and would bring another torch along;
+# beside the CPU's its models work, its operators do not.
+.venv/installed-models: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision timm
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pillow pyyaml huggingface_hub transformers
 	@touch $@
