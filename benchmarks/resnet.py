@@ -1,4 +1,4 @@
-"""A ResNet-18-like training step, batch 32 at 128 x 128: `convert(model)` beside the untouched model.
+"""A training step of torchvision's ResNet-18, batch 32 at 128 x 128: `convert(model)` beside the untouched model.
 
     python -m benchmarks.resnet [--seconds 60]
 
@@ -15,46 +15,10 @@ from collections.abc import Callable
 import torch
 from benchmarks.clock import medians
 from benchmarks.machine import append_row, line
+from tests.surgery.libraries import loaded
 from torch import Tensor, nn
 
 import batchnorm
-
-
-class Block(nn.Module):
-    """Two 3 x 3 convolutions with batch norm, and a residual connection."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-            if stride != 1 or inputs != outputs
-            else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + shortcut)
-
-
-def resnet() -> nn.Module:
-    """torchvision's ResNet-18 where it is installed, whose blocks are fused whole; else one of the same shape."""
-    try:
-        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    except (ImportError, RuntimeError):
-        widths = (64, 128, 256, 512)
-        blocks = [Block(a, b, 1 if a == b else 2) for b, a in zip(widths, (64, *widths), strict=False)]
-        blocks = [block for pair in zip(blocks, [Block(w, w, 1) for w in widths], strict=True) for block in pair]
-        stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
-        return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *head)
-    return torchvision.models.resnet18()
 
 
 def main() -> None:
@@ -66,7 +30,7 @@ def main() -> None:
     for layout, asked in (("contiguous", 1.2), ("channels-last", 1.05)):
         last = torch.channels_last if layout == "channels-last" else torch.contiguous_format
         torch.manual_seed(0)
-        untouched = resnet().to(memory_format=last)
+        untouched = loaded("torchvision").models.resnet18().to(memory_format=last)
         converted = copy.deepcopy(untouched)
         x = torch.randn(32, 3, 128, 128).contiguous(memory_format=last)
         report = batchnorm.convert(converted)
