@@ -16,6 +16,7 @@ from batchnorm.kernels import native
 from batchnorm.moments import Moments
 
 _DTYPES = (torch.float32, torch.float64)
+_WIDENED = 1 << 21  # values at a time
 
 
 class ColumnMoments(NamedTuple):
@@ -45,13 +46,21 @@ def of_columns(x: Tensor) -> ColumnMoments:
     found = ColumnMoments(torch.full_like(mean, rows), mean, lost, m2)
     unknown = ~torch.isfinite(mean + lost + m2)
     if bool(unknown.any()):
-        for mine, theirs in zip(found, _leaving_out_nan(x[:, unknown]), strict=True):
+        for mine, theirs in zip(found, _leaving_out_nan(x, unknown), strict=True):
             mine[unknown] = theirs
     return found
 
 
-def _leaving_out_nan(x: Tensor) -> ColumnMoments:
-    mean = Moments.of(x, dims=0, ignore_nan=True).mean
-    around = Moments.of(x.double() - mean, dims=0, ignore_nan=True)
+def _leaving_out_nan(x: Tensor, columns: Tensor) -> ColumnMoments:
+    """Of the columns, (C,) bool, of x: (N, C), as many rows at a time as may be widened."""
+    number = int(columns.sum())
+    near, around = torch.zeros(number, dtype=torch.float64), Moments.empty((number,))
+    infinite = torch.zeros(number, dtype=torch.bool)
+    for rows in torch.split(x, max(1, _WIDENED // number)):
+        part = rows[:, columns].double()
+        if bool((around.count == 0).any()):
+            near = torch.where(around.count == 0, Moments.of(part, dims=0, ignore_nan=True).mean, near)
+        around = around.merge(Moments.of(part - near, dims=0, ignore_nan=True))
+        infinite |= torch.isinf(part).any(0)
     # Less an infinite mean infinite values are NaN, too: they must not be left out.
-    return ColumnMoments(around.count, mean, around.mean, torch.where(torch.isfinite(mean), around.m2, torch.nan))
+    return ColumnMoments(around.count, near, around.mean, torch.where(infinite, torch.nan, around.m2))

@@ -16,7 +16,9 @@ from batchnorm.moments import Moments, wide_dtype
 from batchnorm.nn.leaf import as_leaf
 
 _STATE = ("anchor", "shift", "count", "m2")
-_CHUNK = 1 << 22  # values that are widened to float64 at a time
+_CHUNK = 1 << 22  # values that are copied, or widened to float64, at a time
+_AT_ONCE = 1 << 26  # values that are read where they are: threads meet once for so many
+_ALIGNED = 64  # rows: whatever their size, a chunk begins at a cache line where the first does
 
 
 class InputNorm(torch.nn.Module):
@@ -167,15 +169,16 @@ class InputNorm(torch.nn.Module):
         for rows, weights in _batches(data, sample_weight):
             axes = self._feature_axes(rows.shape)
             found = self._by_columns(rows, weights, axes)
-            if bool((moments.count == 0).any()):
-                mean = self._moments(rows, weights, axes).mean if found is None else found.mean
-                anchor = torch.where(moments.count == 0, mean, anchor)
-            if found is None:
-                deviations = rows.to(wide_dtype(rows.device)) - self._spread(anchor.to(rows.device), axes, rows.dim())
-                more = self._moments(deviations, weights, axes)
+            if found is not None:
+                anchor = torch.where(moments.count == 0, found.mean, anchor)
+                moments = moments.merge(Moments(found.count, (found.mean - anchor) + found.lost, found.m2))
             else:
-                more = Moments(found.count, (found.mean - anchor) + found.lost, found.m2)
-            moments = moments.merge(more)
+                for part, counts in _cut(rows, weights):
+                    if bool((moments.count == 0).any()):
+                        anchor = torch.where(moments.count == 0, self._moments(part, counts, axes).mean, anchor)
+                    wide = part.to(wide_dtype(part.device))
+                    deviations = wide - self._spread(anchor.to(part.device), axes, part.dim())
+                    moments = moments.merge(self._moments(deviations, counts, axes))
             seen = True
             wrong = ~(torch.isfinite(anchor) & torch.isfinite(moments.m2))
             if bool(wrong.any()):
@@ -261,9 +264,23 @@ def _batches(data: Any, sample_weight: Any) -> Iterator[tuple[Tensor, Tensor | N
         raise ValueError(f"sample_weight expected {len(x)} numbers >= 0, got shape {tuple(weights.shape)}")
     if not x.shape:
         raise ValueError("InputNorm.fit expected rows, got a single number")
-    rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
+    is_copied = isinstance(x, np.ndarray) and not (x.flags.writeable and x.dtype in (np.float32, np.float64))
+    rows = _rows_of(_CHUNK if is_copied else _AT_ONCE, x.shape)
     for start in range(0, x.shape[0], rows):
         yield _as_tensor(x[start : start + rows]), None if weights is None else weights[start : start + rows]
+
+
+def _cut(x: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The rows of x in chunks that are small enough to be widened, with their weights."""
+    rows = _rows_of(_CHUNK, x.shape)
+    for start in range(0, x.shape[0], rows):
+        yield x[start : start + rows], None if weights is None else weights[start : start + rows]
+
+
+def _rows_of(values: int, shape: Sequence[int]) -> int:
+    """How many rows of an array of this shape hold about so many values."""
+    rows = max(1, values // max(1, math.prod(shape[1:])))
+    return rows if rows < _ALIGNED else rows - rows % _ALIGNED
 
 
 def _is_one_array(data: Any) -> bool:
