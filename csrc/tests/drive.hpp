@@ -110,6 +110,8 @@ double plain_activation(Activation activation, double z);
 double plain_slope(Activation activation, double z);
 
 void drive_normalization(const Kernels& kernels, Findings& findings);
+void drive_large_normalization(const Kernels& kernels, Findings& findings);
+void drive_normalization_with_helpers(const Kernels& kernels, Findings& findings);
 void drive_steps(const Kernels& kernels, Findings& findings);
 
 }  // namespace batchnorm::tests

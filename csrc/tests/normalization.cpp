@@ -1,6 +1,7 @@
 // Forward, backward and Moments against plain loops: every element, activation, way to lie in memory, and what may be
 // absent; shapes on both sides of every chunk, fold and vector.
 #include "drive.hpp"
+#include "helpers.hpp"
 
 namespace batchnorm::tests {
 
@@ -218,6 +219,10 @@ void drive_normalization(const Kernels& kernels, Findings& findings) {
       if (shape.positions == 1) drive_statistics(kernels, shape, element, random, findings);
     }
   }
+}
+
+void drive_large_normalization(const Kernels& kernels, Findings& findings) {
+  Random random;
   // Enough for several threads and chunks: few channels and many, threads that share rows and that share columns.
   const Shape large[] = {{40001, 2, 1}, {2051, 33, 1}, {1025, 64, 1}, {70, 1025, 1}, {67, 1537, 1}, {20, 2048, 1},
                          {3, 2, 16385}, {1, 1, 65537}, {9, 16, 257},  {64, 20, 49}};
@@ -235,6 +240,17 @@ void drive_normalization(const Kernels& kernels, Findings& findings) {
     Trial({shape, Element::f32, Activation::none, false, false, true, true, 64}, random).run(kernels, findings);
     Trial({{shape.rows * 2, shape.channels, shape.positions}, Element::bf16, Activation::relu, false, false, true, true, 64},
           random).run(kernels, findings);
+  }
+}
+
+void drive_normalization_with_helpers(const Kernels& kernels, Findings& findings) {
+  Random random;
+  const Helped helped(3);
+  for (const Shape& shape : {Shape{60, 100, 1}, Shape{256, 512, 1}, Shape{130, 1537, 1}}) {  // a training step's
+    for (const Element element : {Element::f32, Element::f64}) {
+      Trial({shape, element, Activation::relu}, random).run(kernels, findings);
+      Trial({shape, element, Activation::gelu, false, true}, random).run(kernels, findings);
+    }
   }
 }
 
