@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def perform(
         "seed": plan.settings.seed,
         "versions": versions(),
         "threads": torch.get_num_threads(),
+        "arithmetic": asdict(main.run.formulas.arithmetic),
         "device": str(main.run.train.x.device),
     }
     model_file = ModelFile(model_tensors(main), network_spec(main.network, plan.settings), schema, notes)
