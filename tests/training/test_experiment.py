@@ -13,6 +13,7 @@ import pytest
 
 from batchnorm.data import Prepared, prepare
 from batchnorm.errors import CheckpointError, DataError, OutputError, SettingsError
+from batchnorm.kernels import choice
 from batchnorm.predictor import Predictor
 from batchnorm.training.experiment import Finished, perform
 from batchnorm.training.plan import Plan
@@ -136,6 +137,14 @@ def test_an_experiment_stopped_at_every_step_ends_the_same(wine: Plan, tmp_path:
             break
     assert finished is not None
     assert_same(finished, done(wine))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "spec"])
+def test_a_model_file_says_who_computed_its_training_steps(wine: Plan, kernel: str) -> None:
+    with choice.using(kernel) as running:
+        arithmetic = done(wine).model_file.notes["arithmetic"]
+    assert arithmetic["kernel"] == (running.instruction_set or "torch")
+    assert set(arithmetic) == {"kernel", "products", "threads"}
 
 
 def test_an_experiment_without_checkpoints_begins_anew(wine: Plan) -> None:
