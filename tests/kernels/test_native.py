@@ -15,6 +15,9 @@ from tests.kernels.cases import BF16, DRAWS, F16, F32, F64, Case, Shape, given
 from tests.kernels.parity import Answer, answer, check, compare, kernels
 from tests.reference.exact import ACTIVATIONS
 
+from batchnorm.functional import batch_norm
+from batchnorm.kernels import choice
+
 ACTIVATION_NAMES = (None, *ACTIVATIONS)
 DTYPES = (F32, BF16, F16, F64)
 LAYOUTS = [
@@ -237,3 +240,36 @@ def _assert_same(got: Answer, expected: Answer) -> None:
     assert mine.keys() == theirs.keys()
     differing = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not differing
+
+
+@pytest.mark.parametrize("activation", [None, "gelu"])
+@pytest.mark.parametrize("dtype", [F32, F64, F16], ids=dtype_name)
+def test_residual_of_another_dtype_is_added_before_anything_is_rounded(
+    dtype: torch.dtype, activation: str | None
+) -> None:
+    """A wider one was rounded to the rows' dtype first: twice the rounding floor."""
+    x, residual = torch.randn((2, 64, 5), generator=torch.Generator().manual_seed(0))
+    x, residual = x.to(BF16), 3 * residual.to(dtype)
+    found = []
+    for kernel in ("spec", "auto"):
+        with choice.using(kernel):
+            given_x, given_residual = x.clone().requires_grad_(), residual.clone().requires_grad_()
+            y = batch_norm(given_x, None, None, training=True, residual=given_residual, activation=activation)
+            found.append((y, *torch.autograd.grad(y.float().square().sum(), (given_x, given_residual))))
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert torch.equal(mine, theirs)
+
+
+def test_residual_that_lies_in_memory_as_it_is_not_is_read_rightly() -> None:
+    """A lazily negated one was read without its sign."""
+    x, residual = torch.randn((2, 64, 5), generator=torch.Generator().manual_seed(0))
+    lazily = batch_norm(x, None, None, training=True, residual=torch._neg_view(residual))
+    torch.testing.assert_close(lazily, batch_norm(x, None, None, training=True, residual=-residual))
+
+
+def test_residual_on_another_device_is_an_error() -> None:
+    """It was taken for none."""
+    x = torch.randn(4, 3)
+    with pytest.raises(RuntimeError, match="device"):
+        batch_norm(x, None, None, training=True, residual=torch.empty(4, 3, device="meta"))

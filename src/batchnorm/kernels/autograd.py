@@ -66,7 +66,8 @@ def _in_a_graph(how: Normalization, x: Tensor, affine: Affine, weights: Tensor |
     """As operations that torch sees: one node for a graph that is to run here, `spec`'s own everywhere else."""
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         channels = (affine.weight, affine.bias)
-        if graph_op.takes(x, *channels) and graph_op.takes(x, *(how.running or ())) and graph_op.may_stand_here():
+        is_taken = graph_op.takes(x, *channels) and graph_op.takes(x, *(how.running or ()))
+        if is_taken and native.holds(x, affine.residual) and graph_op.may_stand_here():
             y, settled = graph_op.run(x, affine, weights=weights, eps=how.eps, running=how.running)
             return y, settled.centre()
     return _composed(how, x, affine, weights)
@@ -77,7 +78,9 @@ def _at_once(
 ) -> tuple[Tensor, Settled | Centre, Tensor | None]:
     """By the compiled kernels where they can, else by the specification: y, what for backward, what was refused."""
     constants = moving if how.running is None else Running(*how.running, None)
-    if native.covers(x, affine.weight, affine.bias) and (constants is None or native.keeps(constants)):
+    residual = affine.residual
+    is_covered = native.covers(x, affine.weight, affine.bias) and native.holds(x, residual)
+    if is_covered and (residual is None or native.covers(residual)) and (constants is None or native.keeps(constants)):
         training = how.running is None
         return native.forward(x, affine, weights=weights, eps=how.eps, running=constants, training=training)
     y, centre = _composed(how, x, affine, weights)

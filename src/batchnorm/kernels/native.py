@@ -61,6 +61,13 @@ def covers(x: Tensor, *channels: Tensor | None) -> bool:
     return True
 
 
+def holds(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether a residual's values are values of x's dtype, which the compiled kernels read it in."""
+    if residual is None:
+        return True
+    return residual.device.type == "cpu" and torch.promote_types(residual.dtype, x.dtype) == x.dtype
+
+
 def keeps(running: Running) -> bool:
     """Whether the compiled kernels can read these running statistics, and update them."""
     mean, var = running.mean, running.var
