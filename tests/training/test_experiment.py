@@ -142,7 +142,7 @@ def test_an_experiment_stopped_at_every_step_ends_the_same(wine: Plan, tmp_path:
 @pytest.mark.parametrize("kernel", ["auto", "spec"])
 def test_a_model_file_says_who_computed_its_training_steps(wine: Plan, kernel: str) -> None:
     with choice.using(kernel) as running:
-        arithmetic = done(wine).model_file.notes["arithmetic"]
+        arithmetic = done(wine).model_file.trained["arithmetic"]
     assert arithmetic["kernel"] == (running.instruction_set or "torch")
     assert set(arithmetic) == {"kernel", "products", "threads"}
 
