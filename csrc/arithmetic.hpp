@@ -108,8 +108,8 @@ struct Fast {
     BATCHNORM_INLINE V value(V d) const { return d * scale + start; }
     // Two roundings at the size of the result, the deviation's and the last.
     BATCHNORM_INLINE V exact_value(V x) const {
-      const V d = x - hi;
-      return d * scale + (start + (d * scale_lost + start_lost));
+      const V d = x - hi, lost = d * scale_lost + start_lost;
+      return d * scale + (start + (lost - lost == 0.0f ? lost : V{}));  // an infinite value has lost nothing
     }
   };
   // `at` is the first of kConstants arrays that lie `stride` apart.
