@@ -28,6 +28,7 @@ bench: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.layers --quick
 	$(BIN)/python -m benchmarks.train --repeats 9
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.input_norm
 	$(BIN)/python -m benchmarks.resnet --seconds 40
 	$(BIN)/python -m benchmarks.render
 
@@ -35,6 +36,7 @@ bench-all: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.layers --compiled
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.input_norm
 	$(BIN)/python -m benchmarks.resnet
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.conversions
