@@ -229,7 +229,9 @@ def test_every_number_of_rows_equals_the_oracle(channels: int, dtype: torch.dtyp
 @each_kernel
 @each_dtype
 def test_every_number_of_positions_equals_the_oracle(dtype: torch.dtype, kernel: str) -> None:
-    for rows, positions in itertools.product((1, 2, 3, 130), (*range(2, 36), 63, 64, 65, 127, 128, 129, 1023, 1025, 16385)):
+    for rows, positions in itertools.product(
+        (1, 2, 3, 130), (*range(2, 36), 63, 64, 65, 127, 128, 129, 1023, 1025, 16385)
+    ):
         check(Case((rows, 2, positions), dtype), kernel)
         check(Case((rows, 2, positions), dtype, "leaky_relu", weights="mask", residual=True), kernel)
 
