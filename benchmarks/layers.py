@@ -183,7 +183,7 @@ def layers(case: Case, *, activation: str | None) -> tuple[nn.Module, nn.Module]
 def check(case: Case, theirs: nn.Module, ours: nn.Module) -> None:
     """Output and gradients of ours are torch's in float64, to the case's rounding."""
     x, dy = case.tensor(), case.tensor()
-    wide, own = x.double().requires_grad_(), x.clone().requires_grad_()
+    wide, own = x.double().clone().requires_grad_(), x.clone().requires_grad_()
     exact = type(theirs)(case.shape[1], dtype=torch.float64)
     answers = []
     for layer, values in ((exact, wide), (ours, own)):
