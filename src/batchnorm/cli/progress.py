@@ -69,8 +69,7 @@ class _Bar(Observer):
         now = time.monotonic()
         if self._task is not None and now - self._drawn >= _PERIOD:
             self._drawn = now
-            rate = f"  {self._rows / max(now - self._began, 1e-9):,.0f} rows/s"
-            self._progress.update(self._task, completed=step, rate=rate)
+            self._progress.update(self._task, completed=step, rate=self._rate(now))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Show loss and metric."""
@@ -81,10 +80,14 @@ class _Bar(Observer):
         self._progress.update(self._task, completed=evaluation.step, loss=loss, metric=metric)
 
     def ended(self, *, step: int, reason: str) -> None:
-        """Leave the bar full where training ended of itself."""
+        """Leave the bar full where training ended of itself; a run too short for one move has its speed from here."""
         if self._task is not None:
             total = None if reason == "interrupted" else step
-            self._progress.update(self._task, completed=step, total=total, description=f"{self._label} ({reason})")
+            description, rate = f"{self._label} ({reason})", self._rate(time.monotonic())
+            self._progress.update(self._task, completed=step, total=total, description=description, rate=rate)
+
+    def _rate(self, now: float) -> str:
+        return f"  {self._rows / max(now - self._began, 1e-9):,.0f} rows/s"
 
 
 def note(message: str) -> None:
