@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -10,11 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from batchnorm.errors import legible
 from batchnorm.training.progress import Evaluation, Observer
 
 _PERIOD = 0.1  # seconds between two drawings
-_LONGEST_NOTE = 2000  # characters: names of columns may be of any length and number
 
 
 class Bars(AbstractContextManager["Bars"]):
@@ -88,8 +85,3 @@ class _Bar(Observer):
 
     def _rate(self, now: float) -> str:
         return f"  {self._rows / max(now - self._began, 1e-9):,.0f} rows/s"
-
-
-def note(message: str) -> None:
-    """A line for a person, on standard error."""
-    sys.stderr.write(f"note: {legible(message, most=_LONGEST_NOTE)}\n")

@@ -16,8 +16,9 @@ import typer
 from batchnorm.cli.flags import flag_of
 from batchnorm.cli.folder import RunFolder, fresh
 from batchnorm.cli.memory import enough_memory
+from batchnorm.cli.note import note
 from batchnorm.cli.plan import plan_of, unused
-from batchnorm.cli.progress import Bars, note
+from batchnorm.cli.progress import Bars
 from batchnorm.cli.summary import say_finished, show, strict, what_diverged
 from batchnorm.errors import CheckpointError, OutputError, SettingsError
 
