@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from batchnorm.functional import batch_norm
     from batchnorm.model_file import save
     from batchnorm.moments import Moments
-    from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, InputNorm
+    from batchnorm.nn import (
+        BatchNorm1d,
+        BatchNorm2d,
+        BatchNorm3d,
+        GhostBatchNorm1d,
+        GhostBatchNorm2d,
+        GhostBatchNorm3d,
+        InputNorm,
+        half_life,
+    )
     from batchnorm.predictor import load
-    from batchnorm.surgery import convert, revert
+    from batchnorm.surgery import convert, freeze, revert, thaw
 
 __version__ = "0.1.0"
 
@@ -25,13 +34,18 @@ __all__ = [
     "BatchNorm3d",
     "BatchNormClassifier",
     "BatchNormRegressor",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
     "InputNorm",
     "Moments",
     "batch_norm",
     "convert",
+    "half_life",
     "load",
     "revert",
     "save",
+    "thaw",
 ]
 
 _HOME = {
@@ -40,17 +54,25 @@ _HOME = {
     "BatchNorm3d": "batchnorm.nn",
     "BatchNormClassifier": "batchnorm.estimators",
     "BatchNormRegressor": "batchnorm.estimators",
+    "GhostBatchNorm1d": "batchnorm.nn",
+    "GhostBatchNorm2d": "batchnorm.nn",
+    "GhostBatchNorm3d": "batchnorm.nn",
     "InputNorm": "batchnorm.nn",
     "Moments": "batchnorm.moments",
     "batch_norm": "batchnorm.functional",
     "convert": "batchnorm.surgery",
+    "freeze": "batchnorm.surgery",
+    "half_life": "batchnorm.nn",
     "load": "batchnorm.predictor",
     "revert": "batchnorm.surgery",
     "save": "batchnorm.model_file",
+    "thaw": "batchnorm.surgery",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "lab":
+        return importlib.import_module("batchnorm.lab")
     if name not in _HOME:
         raise AttributeError(f"module 'batchnorm' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -13,6 +13,7 @@ from batchnorm.cli.demo import demo
 from batchnorm.cli.ending import one_message, unwritten
 from batchnorm.cli.env import env
 from batchnorm.cli.inspect import inspect
+from batchnorm.cli.lab import lab
 from batchnorm.cli.predict import predict
 from batchnorm.cli.train import train
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(predict)
 app.command()(inspect)
+app.command()(lab)
 app.command()(demo)
 app.command()(env)
 

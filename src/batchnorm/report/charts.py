@@ -12,6 +12,7 @@ from typing import Any
 
 from batchnorm.report.axes import Axis
 from batchnorm.report.chart_json import json_for_script
+from batchnorm.report.legend import KeyEntry, key_html
 from batchnorm.report.theme import CARD, INK, LINE, MUTED
 from batchnorm.report.traces import Trace
 
@@ -39,6 +40,7 @@ class Figure:
     reading: str
     panels: tuple[Panel, ...]
     wide: bool = False  # takes the whole row of a grid
+    key: tuple[KeyEntry, ...] = ()  # a legend of its own, where the section has none for all
 
 
 def figure_html(figure: Figure) -> str:
@@ -46,7 +48,8 @@ def figure_html(figure: Figure) -> str:
     panels = "".join(_panel_html(figure, panel) for panel in figure.panels)
     kind = "figure wide" if figure.wide else "figure"
     return (
-        f'<figure class="{kind}"><h3>{escape(figure.title)}</h3><div class="panels">{panels}</div>'
+        f'<figure class="{kind}"><h3>{escape(figure.title)}</h3>{key_html(figure.key) if figure.key else ""}'
+        f'<div class="panels">{panels}</div>'
         f'<figcaption id="{escape(figure.panels[0].id)}-reading">{escape(figure.reading)}</figcaption></figure>'
     )
 

@@ -1,0 +1,16 @@
+"""A bias before normalization: its gradient is 0, and it changes nothing."""
+
+from __future__ import annotations
+
+from batchnorm.lab.questions.bias import ROUNDING
+
+
+def test_bias_on_digits_has_no_gradient_and_changes_no_answer(carried_out):
+    record = carried_out("bias", quick=True)
+    share, apart, plain = record.effects
+    assert record.verdict == "holds"
+    assert len(share.values) == 3
+    assert max(share.values) <= ROUNDING
+    assert apart.values == (0.0, 0.0, 0.0)
+    assert max(record.numbers.bias_moved) < 1e-14
+    assert min(plain.values) > 0.05  # the same measurement sees a bias that matters
