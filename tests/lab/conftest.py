@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,11 +18,11 @@ def digits() -> Material:
 
 
 @pytest.fixture(scope="session")
-def carried_out(digits: Material) -> Iterator[Callable[..., Record]]:
+def carried_out(digits: Material) -> Callable[..., Record]:
     """An experiment's record on digits by its name; the same call is carried out once."""
 
     @cache
     def once(name: str, **options: Any) -> Record:
         return Experiment(name)(digits, **options)
 
-    yield once
+    return once
