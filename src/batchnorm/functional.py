@@ -136,7 +136,7 @@ def normalize_and_update(
     if not training:
         assert running is not None, "test time needs running statistics"
         constants = (running.mean, running.var)
-    moving = running if training and not _is_recomputation() else None
+    moving = running if training and not is_recomputation() else None
     affine = Affine(weight, bias, residual, activation)
     return autograd.run(autograd.Normalization(constants, eps), x, affine, weights, moving)
 
@@ -165,7 +165,8 @@ def refusal(name: str, refused: Tensor) -> str:
     )
 
 
-def _is_recomputation() -> bool:
+def is_recomputation() -> bool:
+    """Whether this forward pass repeats one that has moved the running statistics already (activation checkpointing)."""
     return not torch.compiler.is_compiling() and select.in_backward()
 
 

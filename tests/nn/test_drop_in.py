@@ -52,7 +52,7 @@ def test_arguments_and_defaults_are_torchs_in_torchs_order(ours: type[nn.Module]
     for name, parameter in theirs.items():
         assert (mine[name].kind, mine[name].default) == (parameter.kind, parameter.default), name
     new = {name: parameter for name, parameter in mine.items() if name not in theirs}
-    assert list(new) == ["activation"]
+    assert list(new) == ["activation", "debias"]
     assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in new.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from batchnorm.kernels import select
 from batchnorm.kernels.spec import Centre
+from batchnorm.moments import Moments, wide_dtype
 
 
 class Running(NamedTuple):
@@ -17,9 +19,10 @@ class Running(NamedTuple):
     Attributes:
         mean: (C,).
         var: (C,), of unbiased variances.
-        momentum: the weight of the new batch; None for the plain average over the batches counted in `batches`.
+        momentum: the weight of the new batch; None where it depends on how many are counted in `batches`.
         batches: () int64, or None where nobody counts.
         refusals: (C,) int64, how many of them each channel has refused; None: none.
+        corrected: with momentum None, the momentum whose bias-corrected average is kept; 0 for the plain average.
     """
 
     mean: Tensor
@@ -27,6 +30,7 @@ class Running(NamedTuple):
     momentum: float | None
     batches: Tensor | None = None
     refusals: Tensor | None = None
+    corrected: float = 0.0
 
     def starting(self) -> Running:
         """The same while few batches have been seen: the k-th weighs at least 1/k.
@@ -48,8 +52,11 @@ class Running(NamedTuple):
         """
         if self._update_at_once(centre):
             return None
+        return self.move_by(centre.moments())
+
+    def move_by(self, moments: Moments) -> Tensor | None:
+        """`update` by the Moments of a batch that came in parts: of several groups of rows, of several processes."""
         with torch.no_grad():
-            moments = centre.moments()
             # no_grad leaves forward-mode tangents on; buffers stay plain.
             mean, variance = moments.mean.detach(), moments.variance(correction=1).detach()
             kept = self._not_finite(mean, variance)
@@ -95,8 +102,74 @@ class Running(NamedTuple):
         if self.momentum is not None:
             weight: float | Tensor = self.momentum
         else:
-            assert self.batches is not None, "a plain average needs the number of batches"
-            taken = self.batches if self.refusals is None else self.batches - self.refusals.to(self.batches.device)
-            weight = 1.0 / (taken + 1).to(batch.dtype)
+            assert self.batches is not None, "such an average needs the number of batches"
+            weight = corrected_momentum(self.corrected, self.batches, self.refusals).to(batch.dtype)
         moved = torch.lerp(running.to(batch.dtype), batch, weight)
         running.copy_(torch.where(kept, running, moved.to(running.dtype)))
+
+
+def corrected_momentum(momentum: float, batches: Tensor, refusals: Tensor | None = None) -> Tensor:
+    """The weight of the next batch in an average in which what stood there before the first batch has no share.
+
+        momentum / (1 - (1 - momentum)^t), t = batches - refusals + 1
+
+    So the first batch weighs 1, and after t batches the average is that of Adam's correction: the weights
+    momentum * (1 - momentum)^k of the batches, over their sum. momentum = 0 is the limit, 1/t: the plain average.
+
+    Args:
+        batches: (), how many were counted before.
+        refusals: (C,), how many of them each channel refused, or None.
+
+    Returns:
+        () or (C,), wide.
+
+    Source: Kingma and Ba 2015, arXiv 1412.6980, section 3.
+    """
+    counted = batches if refusals is None else (batches - refusals.to(batches.device)).clamp(min=0)
+    nth = counted.to(wide_dtype(batches.device)) + 1
+    if momentum == 0:
+        return 1 / nth
+    if momentum == 1:
+        return torch.ones_like(nth)
+    return momentum / -torch.expm1(nth * math.log1p(-momentum))
+
+
+class Gathering(Running):
+    """Stands where a batch would move running statistics, and keeps its Moments instead.
+
+    >>> gathering = Gathering.of_nothing()
+    >>> gathering.update(Centre(torch.tensor([4.0]), None, torch.tensor([1.0]), torch.tensor([2.0]), 2))
+    >>> gathering.found[0].mean
+    tensor([4.])
+    """
+
+    found: list[Moments]
+
+    @classmethod
+    def of_nothing(cls) -> Gathering:
+        """One that has no Moments yet."""
+        # No momentum is what makes every kernel hand the batch's centre to update() instead of moving by it itself.
+        unused = torch.zeros(1)
+        gathering = cls(unused, unused, None)
+        gathering.found = []
+        return gathering
+
+    def update(self, centre: Centre) -> None:
+        """Keep the Moments of a batch."""
+        moments = centre.moments()
+        self.found.append(Moments(moments.count, moments.mean.detach(), moments.m2.detach()))
+
+    def merged(self) -> Moments:
+        """The Moments of everything that was kept, of one batch at least."""
+        counts, means, m2s = zip(*((m.count, m.mean, m.m2) for m in self.found), strict=True)
+        return merged_along(Moments(torch.stack(counts), torch.stack(means), torch.stack(m2s)))
+
+
+def merged_along(several: Moments) -> Moments:
+    """Moments.merge of many at once. several: count (G,), mean and m2 (G, C) -> (), (C,) and (C,)."""
+    counts = several.count.unsqueeze(1)
+    total = several.count.sum()
+    means = torch.where(counts > 0, several.mean, 0)  # the mean of no values says nothing, whatever stands there
+    mean = (counts * means).sum(0) / total.clamp(min=1.0)
+    m2 = several.m2.sum(0) + (counts * (means - mean) ** 2).sum(0)
+    return Moments(total, mean, m2)

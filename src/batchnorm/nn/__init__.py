@@ -1,6 +1,17 @@
 """Modules: parameters, buffers and mode. They compute nothing themselves."""
 
 from batchnorm.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from batchnorm.nn.half_life import half_life
 from batchnorm.nn.input_norm import InputNorm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InputNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "InputNorm",
+    "half_life",
+]

@@ -13,10 +13,11 @@ from torch import Tensor, fx
 
 from batchnorm.errors import StatisticsWarning
 from batchnorm.functional import check_arguments, mask_weights, normalize_and_update, refusal
-from batchnorm.kernels import choice
+from batchnorm.kernels import choice, select
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.native import ACTIVATION_NUMBERS, Settled
-from batchnorm.kernels.running import Running
+from batchnorm.kernels.running import Running, corrected_momentum
+from batchnorm.kernels.spec import Affine
 from batchnorm.moments import wide_dtype
 from batchnorm.nn.leaf import as_leaf
 
@@ -25,9 +26,10 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share: everything but the number of dimensions they accept."""
 
     activation: str | None
+    debias: bool = False  # here, too, for layers pickled before there was such a thing
     _dimensions: ClassVar[tuple[int, int]]  # fewest and most dimensions of an input
     _has_warned: bool
-    _refusals: Tensor | None  # (C,) batches that a channel's plain average (momentum=None) must not count
+    _refusals: Tensor | None  # (C,) batches that a channel's average must not count, where the average counts them
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         *,
         bias: bool = True,
         activation: str | None = None,
+        debias: bool = False,
     ) -> None:
         name = type(self).__name__
         if not (math.isfinite(eps) and eps >= 0):
@@ -55,6 +58,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype, bias=bias
         )
         self.activation = activation
+        self.debias = debias
         self._has_warned = False
         self._refusals = None
         if self.running_mean is not None and self.running_var is not None:
@@ -90,7 +94,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
 
     def by_batch(self, input: Tensor) -> Tensor:
         """What a training batch gives before the activation, gamma * z_norm + beta, with nothing updated."""
-        y, _ = normalize_and_update(input, None, self.weight, self.bias, training=True, eps=self.eps)
+        y, _ = self._normalized(input, None, Affine(self.weight, self.bias, None, None), training=True, weights=None)
         return y
 
     def _normalize_at_once(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
@@ -109,7 +113,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             var,
             buffers.get("num_batches_tracked", ...),
             residual,
-            self.momentum,
+            self._momentum_now() if self.debias else self.momentum,
             self.eps,
             ACTIVATION_NUMBERS[self.activation],
             self.training,
@@ -121,8 +125,18 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             assert isinstance(mean, Tensor)
             assert isinstance(var, Tensor)
             refused = Running(mean, var, self.momentum).unmoved(Settled(block, True, count).centre())
+            self._count_refusals(refused)
             self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
         return answer  # type: ignore[no-any-return]
+
+    def _momentum_now(self) -> float | None:
+        """What a debiased average gives this batch, where that is one number and nothing has to wait for it."""
+        momentum, counter = self.momentum, self._buffers.get("num_batches_tracked")
+        if not momentum or not self.training:
+            return momentum
+        if self._refusals is not None or counter is None or not counter.is_cpu or select.way(counter) != "fused":
+            return None
+        return float(corrected_momentum(momentum, counter))
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
         training, tracks = self.training, self.track_running_stats
@@ -137,25 +151,36 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         check_arguments(input, (mean, var), (weight, bias), training=by_batch, momentum=momentum or 0.0, eps=self.eps)
         running = None
         if mean is not None and var is not None:
-            # torch.nn, too, leaves the statistics as they are where the plain average is asked for and nobody counts.
-            running = Running(
-                mean, var, 0.0 if momentum is None and counter is None else momentum, counter, self._refusals
-            )
-        y, refused = normalize_and_update(
+            if momentum is None and counter is None:
+                momentum = 0.0  # torch.nn, too, leaves the statistics as they are where nobody counts
+            debiases = self.debias and momentum and counter is not None
+            running = Running(mean, var, None if debiases else momentum, counter, self._refusals, momentum or 0.0)
+        affine = Affine(weight, bias, residual, self.activation)
+        y, refused = self._normalized(input, running, affine, training=by_batch, weights=weights)
+        self._count_refusals(refused)
+        self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
+        return y
+
+    def _normalized(
+        self, input: Tensor, running: Running | None, affine: Affine, *, training: bool, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """y and which channels were refused: what a layer that normalizes a training batch otherwise has its own of."""
+        weight, bias, residual, activation = affine
+        return normalize_and_update(
             input,
             running,
             weight,
             bias,
-            training=by_batch,
+            training=training,
             eps=self.eps,
-            activation=self.activation,
+            activation=activation,
             residual=residual,
             weights=weights,
         )
-        if refused is not None and momentum is None:
+
+    def _count_refusals(self, refused: Tensor | None) -> None:
+        if refused is not None and (self.momentum is None or self.debias):
             self._refusals = refused.long() if self._refusals is None else self._refusals + refused
-        self.warn_of(refused, stacklevel=6)  # to the line that calls the layer
-        return y
 
     def warn_of(self, refused: Tensor | None, *, stacklevel: int = 2) -> None:
         """Say, once in the layer's life, which channels' batch statistics were refused. refused: (C,) bool or None."""
@@ -165,21 +190,34 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             warnings.warn(message, StatisticsWarning, stacklevel=stacklevel)
 
     def extra_repr(self) -> str:
-        """As torch.nn has it, and the activation where there is one."""
+        """As torch.nn has it, and what only these layers know where it is set."""
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return text if self.activation is None else f"{text}, activation={self.activation}"
+        return ", ".join((text, *(f"{name}={value}" for name, value in self._own_settings().items())))
+
+    def reset_running_stats(self) -> None:
+        """As torch.nn does: mean 0, variance 1, no batch counted."""
+        self._refusals = None
+        super().reset_running_stats()
+
+    def _own_settings(self) -> dict[str, Any]:
+        """What this layer was told and torch.nn's layers cannot be told."""
+        activation = {} if self.activation is None else {"activation": self.activation}
+        return activation | ({"debias": True} if self.debias else {})
 
     def named_children(self) -> Iterator[tuple[str, torch.nn.Module]]:
-        """None; and a refusal to a converter that would lose the activation.
+        """None; and a refusal to a converter that would lose the activation or another setting.
 
         SyncBatchNorm.convert_sync_batchnorm copies a layer's parameters and statistics into a new layer that knows no
         activation, then asks the old one for its children: the only moment at which the old one is heard.
         """
-        if self.activation is not None and sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
-            raise ValueError(
-                f"convert_sync_batchnorm would drop activation={self.activation!r} of this {type(self).__name__}: "
+        if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm" and (own := self._own_settings()):
+            advice = (
                 "before converting, give the layer activation=None and put the activation in a module after it"
+                if self.activation is not None
+                else "use batchnorm's SyncBatchNorm layers, or leave this layer out of what is converted"
             )
+            lost = ", ".join(f"{name}={value!r}" for name, value in own.items())
+            raise ValueError(f"convert_sync_batchnorm would drop {lost} of this {type(self).__name__}: {advice}")
         return super().named_children()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -194,6 +232,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         """Load; load_state_dict(assign=True) puts the loaded tensors in place as they are, narrow ones too."""
+        self._refusals = None  # of other batches than those that the loaded state has counted
         super()._load_from_state_dict(*args)
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean, self.running_var = _kept_wide(self.running_mean), _kept_wide(self.running_var)
@@ -221,8 +260,10 @@ class BatchNorm1d(_Layer, torch.nn.BatchNorm1d):
     Args:
         num_features: C.
         eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.nn; momentum is the weight of the
-            new batch.
+            new batch (half_life() gives it from a number of batches).
         activation: applied to the result: relu, leaky_relu (slope 0.01), sigmoid, tanh, gelu, silu or None.
+        debias: the running statistics are averages of batches alone: the 0 and 1 that stand there before the first
+            batch have no share, the first batch's are taken whole. See docs/decisions/0010-running-averages.md.
 
     Where it differs from torch.nn: running statistics stay float32 under .half() and .bfloat16(); a channel whose batch
     statistics are not finite keeps its running values; a forward pass inside a backward pass (activation checkpointing)
