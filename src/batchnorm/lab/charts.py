@@ -13,17 +13,22 @@ Role: TypeAlias = Literal["with", "without", "other"]
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says. bounds: in the data's units; None fits the data. percent: values are shares, 0.5 is 50 %."""
+    """What an axis says.
+
+    bounds: in the data's units; None fits the data. percent: values are shares, 0.5 is shown as 50 %. names: of the
+    positions 0, 1, 2, ..., where an axis has no numbers.
+    """
 
     title: str
     log: bool = False
     percent: bool = False
     bounds: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or one cloud of points; low and high, where given, are the ends of a band around y.
+    """One line, or one cloud of points; low and high, where given, are the ends of a band or of whiskers around y.
 
     Values that are not finite leave a gap.
     """
@@ -38,7 +43,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A thin line across at height y (or, upright, at x) to compare with: a threshold, a prediction."""
+    """A thin line across at height y (or, upright, at x) to compare with: a threshold, a prediction.
+
+    name: what the legend says; empty: it is not in the legend.
+    """
 
     at: float
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from batchnorm.lab import charts as data
 from batchnorm.report.axes import Axis, axis, log_span, span
@@ -18,8 +19,17 @@ _CLOUD = 400  # points beyond which marks are small
 
 
 def figures(name: str, charts: Sequence[data.Chart]) -> list[Figure]:
-    """One figure per chart; name: of the experiment, unique on its page."""
-    return [_figure(f"{name}-{i + 1}", chart) for i, chart in enumerate(charts)]
+    """One figure per chart, each row of the page filled; name: of the experiment, unique on its page."""
+    found = [_figure(f"{name}-{i + 1}", chart) for i, chart in enumerate(charts)]
+    row: list[int] = []  # narrow figures side by side
+    for i, figure in enumerate([*found, None]):
+        if figure is not None and not figure.wide:
+            row.append(i)
+            continue
+        if len(row) % 2:
+            found[row[-1]] = replace(found[row[-1]], wide=True)
+        row = []
+    return found
 
 
 def _figure(identifier: str, chart: data.Chart) -> Figure:
@@ -84,7 +94,7 @@ def _lines(panel: data.Lines) -> Iterator[Trace]:
 def _points(panel: data.Points) -> Iterator[Trace]:
     for series, style in zip(panel.series, styles(panel.series), strict=True):
         few = len(series.x) <= _CLOUD
-        yield {
+        trace: Trace = {
             "type": "scatter",
             "mode": "markers",
             "name": text(series.name),
@@ -97,6 +107,12 @@ def _points(panel: data.Points) -> Iterator[Trace]:
                 "opacity": 0.8 if few else 0.45,
             },
         }
+        if series.low and series.high:
+            ends = (series.low, series.y), (series.y, series.high)
+            below, above = (numbers(b - a for a, b in zip(*pair, strict=True)) for pair in ends)
+            whiskers = {"color": style.color, "thickness": 1.5, "width": 4}
+            trace["error_y"] = whiskers | {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+        yield trace
 
 
 def _bars(panel: data.Bars) -> Iterator[Trace]:
@@ -136,7 +152,8 @@ def _key(panel: data.Panel) -> Iterator[KeyEntry]:
             yield KeyEntry(series.name, style.color, dash=style.dash)
     if not isinstance(panel, data.Contour):
         for mark in panel.levels:
-            yield KeyEntry(mark.name, dash="dot")
+            if mark.name:
+                yield KeyEntry(mark.name, dash="dot")
 
 
 def _panel_color(panel: data.Panel) -> str:
@@ -154,6 +171,9 @@ def _across(levels: Iterable[data.Level]) -> list[float]:
 
 
 def _axis(stated: data.Axis, values: Iterable[float], marks: Iterable[float]) -> Axis:
+    if stated.names:
+        ends = (-0.6, len(stated.names) - 0.4)
+        return axis(stated.title, bounds=ends, ticks=list(enumerate(stated.names)), showgrid=False)
     bounds = stated.bounds or (log_span if stated.log else span)([*values, *marks])
     return axis(stated.title, bounds=bounds, log=stated.log, percent=stated.percent)
 

@@ -15,6 +15,7 @@ from batchnorm.report.lab_wording import asked, measured
 from batchnorm.report.page import Section, page, write_page
 from batchnorm.report.tables import facts_html, paragraph_html, table_html
 
+SHOWN = 6  # effects of one claim in the table of verdicts
 _KIND: dict[Verdict, str] = {"holds": "holds", "does not hold here": "fails", "undecided": "undecided"}
 
 
@@ -27,7 +28,8 @@ def render_lab(records: Sequence[Record], *, missing: Mapping[str, str] | None =
     """
     first = records[0]
     one = len(records) == 1 and not missing
-    sections = [*([] if one else [_verdicts(records, missing or {})]), *map(_section, records)]
+    chapters = [_section(record, alone=one) for record in records]
+    sections = chapters if one else [_verdicts(records, missing or {}), *chapters]
     data_name = wording.shorten(first.data_name, 60)
     return page(
         f"{_title(first.name)}, on {data_name}" if one else f"Why batch normalization works, on {data_name}",
@@ -60,7 +62,8 @@ def _header(records: Sequence[Record], missing: Mapping[str, str]) -> str:
         "Seeds": " or ".join(map(str, seeds)),
         "Time": wording.duration(sum(record.seconds for record in records)),
     }
-    return paragraph_html(_sum_up(records, missing), kind="verdict") + facts_html(facts)
+    claim = _claim_html(first) if len(records) == 1 and not missing else ""
+    return claim + paragraph_html(_sum_up(records, missing), kind="verdict") + facts_html(facts)
 
 
 def _sum_up(records: Sequence[Record], missing: Mapping[str, str]) -> str:
@@ -77,16 +80,16 @@ def _sum_up(records: Sequence[Record], missing: Mapping[str, str]) -> str:
 def _verdicts(records: Sequence[Record], missing: Mapping[str, str]) -> Section:
     """A line per claim: the verdict, what was measured and what was asked."""
     rows = "".join(
-        f'<tr><th scope="row"><a href="#{escape(r.name)}">{escape(_title(r.name))}</a></th><td>{escape(r.claim)}</td>'
-        f"<td>{badge_html(r.verdict)}</td><td>{_decisive(r)}</td></tr>"
+        f'<tr><th scope="row"><a href="#{escape(r.name)}">{escape(_title(r.name))}</a></th>'
+        f"<td>{badge_html(r.verdict)}</td><td><strong>{escape(r.claim)}</strong>{_decisive(r)}</td></tr>"
         for r in records
     )
     rows += "".join(
-        f'<tr><th scope="row">{escape(_title(name))}</th><td>{escape(why)}</td><td>not there</td><td></td></tr>'
+        f'<tr><th scope="row">{escape(_title(name))}</th><td>not there</td><td>{escape(why)}</td></tr>'
         for name, why in missing.items()
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("experiment", "claim", "verdict", "measured"))
-    caption = "Every claim, what was found on these data, and the mean over seeds with its standard deviation"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("experiment", "verdict", "claim, and what was measured"))
+    caption = "Every claim and what was found on these data: the mean over the seeds ± its standard deviation"
     body = (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Verdicts"><table><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -96,24 +99,30 @@ def _verdicts(records: Sequence[Record], missing: Mapping[str, str]) -> Section:
 
 def _decisive(record: Record) -> str:
     """The effects that are asked something, each on a line."""
-    lines = [f"{escape(measured(e))} <small>({escape(asked(e))})</small>" for e in record.effects if e.verdict]
-    more = f"<br><small>and {len(lines) - 3} more</small>" if len(lines) > 4 else ""
-    return "<br>".join(lines[: 3 if more else 4]) + more
+    lines = [
+        f"<br>{escape(e.what)}: {escape(measured(e))} <small>({escape(asked(e))})</small>"
+        for e in record.effects
+        if e.verdict
+    ]
+    more = f"<br><small>and {len(lines) - SHOWN} more</small>" if len(lines) > SHOWN else ""
+    return "".join(lines[:SHOWN]) + more
 
 
-def _section(record: Record) -> Section:
-    body = (
-        f'<p class="claim">{badge_html(record.verdict)}<strong>{escape(record.claim)}</strong></p>'
-        f"{paragraph_html(record.finding, kind='finding')}"
-        f"{_effects(record)}{grid_html(figures(record.name, record.charts))}{_method(record)}"
-    )
-    return Section(record.name, _title(record.name), "", body)
+def _section(record: Record, *, alone: bool) -> Section:
+    """alone: claim and finding stand above already."""
+    stated = "" if alone else _claim_html(record) + paragraph_html(record.finding, kind="finding")
+    body = f"{stated}{_effects(record)}{grid_html(figures(record.name, record.charts))}{_method(record)}"
+    return Section(record.name, "What was measured" if alone else _title(record.name), "", body)
+
+
+def _claim_html(record: Record) -> str:
+    return f'<p class="claim">{badge_html(record.verdict)}<strong>{escape(record.claim)}</strong></p>'
 
 
 def _effects(record: Record) -> str:
     rows = [[_what(e), measured(e), asked(e) or "only reported", e.verdict or ""] for e in record.effects]
     caption = f"Measured over {wording.plural(len(record.seeds), 'seed')}"
-    return table_html(caption, ["quantity", "mean ± spread", "asked", "so it"], rows)
+    return table_html(caption, ["quantity", "mean ± spread", "asked", "verdict"], rows)
 
 
 def _what(effect: Effect) -> str:
