@@ -178,18 +178,20 @@ def check_arguments(
     training: bool,
     momentum: float,
     eps: float,
+    alone: bool = True,
 ) -> None:
     """Refuse what torch refuses, in torch's words.
 
     Args:
         running: (running_mean, running_var).
         parameters: (weight, bias).
+        alone: whether these are all the values; other processes have some where False, and one here may be enough.
     """
     if not _is_usual(x, running, parameters, training=training, momentum=momentum, eps=eps):
         # Everything unusual is shown to torch, with copies of what it would update: its errors are the errors here.
         copies = [t.detach().clone() if isinstance(t, Tensor) and not t.requires_grad else t for t in running]
         F.batch_norm(x, copies[0], copies[1], *parameters, training, momentum, eps)
-    if training:
+    if training and alone:
         refuse_one_value(x)
     if training and eps <= 0.0:
         raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")

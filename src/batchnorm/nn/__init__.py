@@ -5,6 +5,7 @@ from batchnorm.nn.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNor
 from batchnorm.nn.half_life import half_life
 from batchnorm.nn.input_norm import InputNorm
 from batchnorm.nn.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, Ramp
+from batchnorm.nn.sync import SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d
 
 __all__ = [
     "BatchNorm1d",
@@ -18,5 +19,8 @@ __all__ = [
     "GhostBatchNorm3d",
     "InputNorm",
     "Ramp",
+    "SyncBatchNorm1d",
+    "SyncBatchNorm2d",
+    "SyncBatchNorm3d",
     "half_life",
 ]

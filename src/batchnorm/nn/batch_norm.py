@@ -148,7 +148,15 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         if training and not tracks:
             mean = var = None
         momentum = self.momentum
-        check_arguments(input, (mean, var), (weight, bias), training=by_batch, momentum=momentum or 0.0, eps=self.eps)
+        check_arguments(
+            input,
+            (mean, var),
+            (weight, bias),
+            training=by_batch,
+            momentum=momentum or 0.0,
+            eps=self.eps,
+            alone=not self._has_others(),
+        )
         running = None
         if mean is not None and var is not None:
             if momentum is None and counter is None:
@@ -177,6 +185,10 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             residual=residual,
             weights=weights,
         )
+
+    def _has_others(self) -> bool:
+        """Whether other processes have more of the batch."""
+        return False
 
     def _count_refusals(self, refused: Tensor | None) -> None:
         if refused is not None and (self.momentum is None or self.debias):
