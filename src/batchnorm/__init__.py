@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         half_life,
     )
     from batchnorm.predictor import load
+    from batchnorm.statistics import average
     from batchnorm.surgery import convert, freeze, revert, thaw
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "SyncBatchNorm1d",
     "SyncBatchNorm2d",
     "SyncBatchNorm3d",
+    "average",
     "batch_norm",
     "convert",
     "freeze",
@@ -78,6 +80,7 @@ _HOME = {
     "SyncBatchNorm1d": "batchnorm.nn",
     "SyncBatchNorm2d": "batchnorm.nn",
     "SyncBatchNorm3d": "batchnorm.nn",
+    "average": "batchnorm.statistics",
     "batch_norm": "batchnorm.functional",
     "convert": "batchnorm.surgery",
     "freeze": "batchnorm.surgery",
