@@ -58,7 +58,8 @@ class Effect:
             return None
         upwards = self.direction in ("at least", "more than")
         margin = self.mean - self.asked if upwards else self.asked - self.mean
-        if len(self.values) < LEAST_SEEDS or math.isnan(margin) or abs(margin) < self.spread:
+        unknown = math.isnan(margin) or math.isnan(self.spread)
+        if len(self.values) < LEAST_SEEDS or unknown or abs(margin) < self.spread:
             return "undecided"
         enough = margin > 0 if self.direction in ("more than", "less than") else margin >= 0
         return "holds" if enough else "does not hold here"

@@ -91,7 +91,7 @@ def _verdicts(records: Sequence[Record], missing: Mapping[str, str]) -> Section:
     head = "".join(f'<th scope="col">{name}</th>' for name in ("experiment", "verdict", "claim, and what was measured"))
     caption = "Every claim and what was found on these data: the mean over the seeds ± its standard deviation"
     body = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Verdicts"><table><caption>{caption}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Verdicts"><table class="verdicts"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return Section("verdicts", "Verdicts", "", body)
@@ -120,7 +120,7 @@ def _claim_html(record: Record) -> str:
 
 
 def _effects(record: Record) -> str:
-    rows = [[_what(e), measured(e), asked(e) or "only reported", e.verdict or ""] for e in record.effects]
+    rows = [[_what(e), measured(e), asked(e) or "reported", e.verdict or ""] for e in record.effects]
     caption = f"Measured over {wording.plural(len(record.seeds), 'seed')}"
     return table_html(caption, ["quantity", "mean ± spread", "asked", "verdict"], rows)
 

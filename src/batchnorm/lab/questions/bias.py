@@ -21,7 +21,7 @@ import torch
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Lines, over_seeds
 from batchnorm.lab.record import Effect, Outcome
-from batchnorm.lab.trial import PAPER, Trial
+from batchnorm.lab.trial import Trial
 from batchnorm.training.network import HiddenLayer, Network
 
 ROUNDING = 1e-10
@@ -52,11 +52,12 @@ class _Path:
 def measure(bench: Bench) -> Outcome:
     """See above."""
     steps = 100 if bench.quick else STEPS
+    paper = bench.paper
     runs: dict[str, list[_Path]] = {"biased": [], "free": [], "plain": []}
     metric = ""
     for seed in bench.seeds:
         for kind in bench.each(runs):
-            settings = replace(PAPER, norm=None) if kind == "plain" else PAPER
+            settings = replace(paper, norm=None) if kind == "plain" else paper
             change = _draw_biases if kind == "biased" else None
             trial = bench.trial(settings, seed, dtype=torch.float64, change=change)
             runs[kind].append(_follow(trial, steps))
@@ -80,8 +81,8 @@ def measure(bench: Bench) -> Outcome:
     apart = Effect(
         f"difference in test {metric} with and without b",
         tuple(abs(w.metrics[-1] - f.metrics[-1]) for w, f in zip(biased, free, strict=True)),
-        unit="points",
-        asked=0.0,
+        unit="points" if metric == "accuracy" else "",
+        asked=ROUNDING,
         direction="at most",
     )
     unnormalized = Effect(
@@ -89,10 +90,10 @@ def measure(bench: Bench) -> Outcome:
     )
     finding = (
         f"The gradient in b never exceeds {share.mean:.1e} of that in W (without normalization it is at least "
-        f"{unnormalized.mean:.2g}), and after {steps} steps test {metric} with and without b differs by "
-        f"{100 * apart.mean:.2f} points"
+        f"{unnormalized.mean:.2g}), and after {steps} steps test {metric} is "
+        f"{'the same' if apart.verdict == 'holds' else f'{apart.mean:.2g} apart'} with and without b"
     )
-    return Outcome(finding, (share, apart, unnormalized), _charts(numbers, metric), numbers, PAPER.to_dict())
+    return Outcome(finding, (share, apart, unnormalized), _charts(numbers, metric), numbers, paper.to_dict())
 
 
 def _charts(numbers: Bias, metric: str) -> tuple[Chart, ...]:

@@ -23,7 +23,8 @@ from batchnorm.kernels.activations import ACTIVATIONS
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Lines, over_seeds
 from batchnorm.lab.record import Effect, Outcome
-from batchnorm.lab.trial import PAPER, Trial
+from batchnorm.lab.trial import Trial
+from batchnorm.training.settings import Settings
 
 SAME = 1e-10
 """Of the largest score: float64 keeps 16 digits, of which three layers of sums lose a few."""
@@ -51,12 +52,13 @@ class Identity:
 def measure(bench: Bench) -> Outcome:
     """See above."""
     steps = 100 if bench.quick else STEPS
+    paper = bench.paper
     at = tuple(range(0, steps + 1, EVERY))
     apart, moves, metrics, ways = [], [], [], []
     metric = ""
     for seed in bench.each(bench.seeds):
-        undone, usual = (bench.trial(PAPER, seed, dtype=torch.float64) for _ in range(2))
-        plain = bench.trial(replace(PAPER, norm=None), seed, dtype=torch.float64)
+        undone, usual = (bench.trial(paper, seed, dtype=torch.float64) for _ in range(2))
+        plain = bench.trial(replace(paper, norm=None), seed, dtype=torch.float64)
         undo(undone)
         apart.append(_apart(undone, plain))
         start = [norm.weight.detach().clone() for norm in undone.norms]
@@ -81,7 +83,7 @@ def measure(bench: Bench) -> Outcome:
         tuple(m[2] for m in metrics),
         tuple(ways),
     )
-    return _outcome(numbers, metric)
+    return _outcome(numbers, metric, paper)
 
 
 @torch.no_grad()
@@ -122,7 +124,7 @@ def _mean(values: list[Tensor]) -> float:
     return float(torch.cat(values).mean())
 
 
-def _outcome(numbers: Identity, metric: str) -> Outcome:
+def _outcome(numbers: Identity, metric: str, paper: Settings) -> Outcome:
     exact = Effect(
         "difference of scores from those without normalization",
         numbers.apart,
@@ -146,7 +148,7 @@ def _outcome(numbers: Identity, metric: str) -> Outcome:
         f"largest; trained as usual, gamma moves {gamma.mean:.2g} from 1 and beta {beta.mean:.2g} from 0 on average "
         f"in {numbers.steps[-1]} steps"
     )
-    return Outcome(finding, (exact, gamma, beta, way, *ends), _charts(numbers, metric), numbers, PAPER.to_dict())
+    return Outcome(finding, (exact, gamma, beta, way, *ends), _charts(numbers, metric), numbers, paper.to_dict())
 
 
 def _last(paths: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
