@@ -14,3 +14,4 @@ def test_bias_on_digits_has_no_gradient_and_changes_no_answer(carried_out):
     assert apart.values == (0.0, 0.0, 0.0)
     assert max(record.numbers.bias_moved) < 1e-14
     assert min(plain.values) > 0.05  # the same measurement sees a bias that matters
+    assert record.numbers.metric_with_bias == record.numbers.metric_without_bias

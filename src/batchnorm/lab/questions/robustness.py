@@ -124,7 +124,7 @@ def _width(cells: Sequence[Sequence[float]], least: float) -> int:
 def _charts(numbers: Robustness) -> tuple[Chart, ...]:
     maps = Chart(
         "Test accuracy over learning rate and initial scale",
-        f"In %, mean over the seeds after {numbers.steps} steps: the more cells are near the best, the less care it takes.",
+        f"In %, mean over the seeds after {numbers.steps} steps: the more cells near the best, the less care it takes.",
         (_map(numbers, numbers.normalized, True), _map(numbers, numbers.plain, False)),
     )
     shares = Bars(
