@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         half_life,
     )
     from batchnorm.predictor import load
-    from batchnorm.statistics import average
+    from batchnorm.statistics import average, recalibrate
     from batchnorm.surgery import convert, freeze, revert, thaw
 
 __version__ = "0.1.0"
@@ -58,6 +58,7 @@ __all__ = [
     "freeze",
     "half_life",
     "load",
+    "recalibrate",
     "revert",
     "save",
     "thaw",
@@ -86,6 +87,7 @@ _HOME = {
     "freeze": "batchnorm.surgery",
     "half_life": "batchnorm.nn",
     "load": "batchnorm.predictor",
+    "recalibrate": "batchnorm.statistics",
     "revert": "batchnorm.surgery",
     "save": "batchnorm.model_file",
     "thaw": "batchnorm.surgery",

@@ -1,0 +1,107 @@
+"""Which layers of a model have running statistics that may be touched, and which have not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.nn import freezing
+
+BatchNorm = nn.modules.batchnorm._BatchNorm  # torch's layers and ours, Sync, subclasses
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A model's batch norm layers by what may be done to them, each once, with names as in `model.named_modules()`.
+
+    Attributes:
+        tracked: layers whose running statistics may be touched.
+        frozen: layers that `freeze` froze, or that are in eval mode inside a model in train mode.
+        untracked: layers that keep no running statistics, or do not use theirs in training.
+    """
+
+    tracked: dict[nn.Module, str]
+    frozen: tuple[str, ...]
+    untracked: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tool: str, model: nn.Module) -> Layers:
+        """The layers of `model`, for the tool of this name.
+
+        Raises:
+            TypeError: no torch.nn.Module.
+            ValueError: no batch norm layer, or one without a size.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{tool} expected a torch.nn.Module, got {type(model).__name__}")
+        tracked: dict[nn.Module, str] = {}
+        frozen, untracked = [], []
+        for name, module in model.named_modules():
+            if not isinstance(module, BatchNorm):
+                continue
+            if not module.track_running_stats or module.running_mean is None or module.running_var is None:
+                untracked.append(name)
+            elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
+                raise ValueError(
+                    f"{tool} expected layers that have a size, got {name!r}: run a batch through the model"
+                )
+            elif freezing.statistics_are_frozen(module) or (model.training and not module.training):
+                frozen.append(name)
+            else:
+                tracked[module] = name
+        if not (tracked or frozen or untracked):
+            raise ValueError(f"{tool} expected a model with batch norm layers, got {type(model).__name__} without any")
+        return cls(tracked, tuple(frozen), tuple(untracked))
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Running statistics by value.
+
+    Attributes:
+        mean: (C,).
+        var: (C,).
+    """
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a layer's buffers held, so that it can be put back."""
+
+    layer: Any
+    statistics: Statistics
+    counter: Tensor | None
+    refusals: Tensor | None
+
+    @classmethod
+    def of(cls, layer: Any) -> Kept:
+        """A copy of what is there now."""
+        counter, refusals = layer.num_batches_tracked, getattr(layer, "_refusals", None)
+        return cls(
+            layer,
+            Statistics(layer.running_mean.detach().clone(), layer.running_var.detach().clone()),
+            None if counter is None else counter.clone(),
+            refusals,
+        )
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """In place, wherever the layer is by now."""
+        write(self.layer, self.statistics)
+        if self.counter is not None and self.layer.num_batches_tracked is not None:
+            self.layer.num_batches_tracked.copy_(self.counter)
+        if hasattr(self.layer, "_refusals"):
+            self.layer._refusals = self.refusals
+
+
+@torch.no_grad()
+def write(layer: Any, statistics: Statistics) -> None:
+    """Put statistics into a layer's buffers, in place: whoever holds the buffers goes on holding them."""
+    layer.running_mean.copy_(statistics.mean)
+    layer.running_var.copy_(statistics.var)
