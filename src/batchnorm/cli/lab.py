@@ -90,7 +90,7 @@ def lab(
     if not records:
         if interrupted:
             raise KeyboardInterrupt
-        raise DataError("; ".join(f"{name}: {why}" for name, why in missing.items()))
+        raise DataError("; ".join(dict.fromkeys(missing.values())))
     from batchnorm.report.lab_page import write_lab
 
     write_lab(records, page, missing=missing)
@@ -124,20 +124,20 @@ def _material(data: str, **options: Any) -> Material:
 def _carried_out(
     chosen: tuple[str, ...], material: Material, bars: _Bars, *, seeds: int | None, quick: bool
 ) -> tuple[list[Record], dict[str, str], bool]:
-    """The records of what was finished, why the others are not there, and whether that was Ctrl-C."""
-    records: list[Record] = []
-    missing: dict[str, str] = {}
-    for position, name in enumerate(chosen):
-        try:
-            records.append(Experiment(name)(material, seeds=seeds, quick=quick, watch=bars))
-        except KeyboardInterrupt:
-            missing |= dict.fromkeys(chosen[position:], "interrupted before it was finished")
-            return records, missing, True
-        except DataError as error:  # these data do not suit this experiment; others they may
-            if len(chosen) == 1:
-                raise
-            missing[name] = str(error)
-    return records, missing, False
+    """The records of what was finished, in order, why the others are not there, and whether that was Ctrl-C."""
+    from batchnorm.lab.side_by_side import carried_out
+
+    found: dict[str, Record | DataError] = {}
+    interrupted = False
+    try:
+        for name, outcome in carried_out(chosen, material, seeds=seeds, quick=quick, watch=bars.watch):
+            found |= {name: outcome}
+    except KeyboardInterrupt:
+        interrupted = True
+    outcomes = [(name, found.get(name, DataError("interrupted before it was finished"))) for name in chosen]
+    records = [outcome for _, outcome in outcomes if not isinstance(outcome, DataError)]
+    missing = {name: str(outcome) for name, outcome in outcomes if isinstance(outcome, DataError)}
+    return records, missing, interrupted
 
 
 def _show_claims(*, as_json: bool) -> None:
@@ -180,7 +180,7 @@ def _show(records: list[Record], missing: dict[str, str], page: Path, *, as_json
     typer.echo(f"page    {page}")
 
 
-class _Bars(Watch):
+class _Bars:
     """A bar per experiment on standard error, in cases; silent when piped."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -194,8 +194,6 @@ class _Bars(Watch):
             console=console,
             disable=quiet or not console.is_terminal,
         )
-        self._task = TaskID(0)
-        self._cases = 0
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -204,9 +202,19 @@ class _Bars(Watch):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._progress.stop()
 
+    def watch(self) -> Watch:
+        """The bar of one experiment, which shows once it begins."""
+        return _Bar(self._progress)
+
+
+class _Bar(Watch):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = TaskID(-1)
+        self._cases = 0
+
     def began(self, name: str) -> None:
         """A bar that does not know its end yet."""
-        self._cases = 0
         self._task = self._progress.add_task(name, total=None, verdict="")
 
     def expected(self, cases: int) -> None:

@@ -13,6 +13,7 @@ from batchnorm.report.charts import grid_html
 from batchnorm.report.lab_charts import figures
 from batchnorm.report.lab_wording import asked, measured
 from batchnorm.report.page import Section, page, write_page
+from batchnorm.report.provenance import setting
 from batchnorm.report.tables import facts_html, paragraph_html, table_html
 
 SHOWN = 6  # effects of one claim in the table of verdicts
@@ -91,7 +92,8 @@ def _verdicts(records: Sequence[Record], missing: Mapping[str, str]) -> Section:
     head = "".join(f'<th scope="col">{name}</th>' for name in ("experiment", "verdict", "claim, and what was measured"))
     caption = "Every claim and what was found on these data: the mean over the seeds ± its standard deviation"
     body = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Verdicts"><table class="verdicts"><caption>{caption}</caption>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Verdicts">'
+        f'<table class="verdicts"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return Section("verdicts", "Verdicts", "", body)
@@ -130,14 +132,17 @@ def _what(effect: Effect) -> str:
 
 
 def _method(record: Record) -> str:
-    parts = {"Source": record.source, "How it is measured": record.measured, "When it is unfair": record.unfair}
-    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in parts.items())
     took = f"{wording.plural(len(record.seeds), 'seed')}: {', '.join(map(str, record.seeds))}; "
     took += f"{wording.duration(record.seconds)}{'; quick form' if record.quick else ''}"
-    return (
-        f'<details><summary>How this was measured</summary><dl class="method">{pairs}'
-        f"<dt>Seeds and time</dt><dd>{escape(took)}</dd></dl></details>"
-    )
+    parts = {
+        "Source": record.source,
+        "How it is measured": record.measured,
+        "When it is unfair": record.unfair,
+        "Settings": "; ".join(f"{name.replace('_', ' ')} {setting(value)}" for name, value in record.settings.items()),
+        "Seeds and time": took,
+    }
+    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in parts.items() if said)
+    return f'<details><summary>How this was measured</summary><dl class="method">{pairs}</dl></details>'
 
 
 def _setup(records: Sequence[Record]) -> Section:

@@ -13,7 +13,7 @@ from batchnorm.training.record import Record
 
 def provenance(record: Record) -> Section:
     """Settings on one side, data, seed and versions on the other."""
-    settings = table_html("Settings", ["setting", "value"], [[name, _value(v)] for name, v in record.settings.items()])
+    settings = table_html("Settings", ["setting", "value"], [[name, setting(v)] for name, v in record.settings.items()])
     data = {
         "data": wording.shorten(record.data_name, 400),
         "target": wording.shorten(record.target_name, 400),
@@ -35,7 +35,7 @@ def _pairs(caption: str, header: Sequence[str], values: Mapping[str, str]) -> st
     return table_html(caption, header, [[key, str(value)] for key, value in values.items()])
 
 
-def _value(value: Any) -> str:
+def setting(value: Any) -> str:
     """A setting as a person would type it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -46,5 +46,5 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_value, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_value(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key}: {setting(entry)}" for key, entry in value.items())
     return str(value)

@@ -1,0 +1,74 @@
+"""Experiments in processes of their own: the same numbers, the same news, and nothing left when it is stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from batchnorm.errors import DataError
+from batchnorm.lab import Experiment, Material
+from batchnorm.lab.side_by_side import carried_out
+from batchnorm.lab.watch import Watch
+
+QUICK = {"seeds": 1, "quick": True}
+
+
+class Told(Watch):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.news = []
+
+    def began(self, name):
+        self.news.append(name)
+
+    def expected(self, cases):
+        self.news.append(cases)
+
+    def advanced(self):
+        self.news.append("case")
+
+    def ended(self, verdict):
+        self.news.append(verdict)
+
+
+def test_two_processes_give_what_one_gives_and_tell_all_of_it():
+    """One of the two does not suit the data, which is an answer among others."""
+    watches = []
+
+    def watch():
+        watches.append(Told())
+        return watches[-1]
+
+    found = dict(carried_out(["speed", "bias"], Material("diabetes"), watch=watch, workers=2, **QUICK))
+    assert isinstance(found["speed"], DataError)
+    assert "expected classes to predict" in str(found["speed"])
+    assert found["bias"].numbers == Experiment("bias")(Material("diabetes"), **QUICK).numbers
+    told = {w.news[0]: sorted(map(str, w.news[1:])) for w in watches}
+    assert told == {"speed": [], "bias": ["3", "case", "case", "case", "undecided"]}
+    assert not multiprocessing.active_children()
+
+
+def test_stopping_early_ends_the_processes():
+    running = carried_out(["bias", "robustness"], Material("wine"), workers=2, **QUICK)
+    assert next(running)[0] == "bias"
+    running.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs processes that can be killed")
+def test_killed_process_is_said_to_be_ended():
+    class Killing(Told):
+        def began(self, name):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+            time.sleep(0.2)
+
+    found = dict(carried_out(["robustness", "depth"], Material("wine"), watch=Killing, workers=2, **QUICK))
+    assert [str(outcome) for outcome in found.values()] == [
+        "its process was ended from outside: is there memory enough?"
+    ] * 2
