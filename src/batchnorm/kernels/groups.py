@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from batchnorm.kernels import autograd
+from batchnorm.kernels import autograd, choice
 from batchnorm.kernels.autograd import Normalization
-from batchnorm.kernels.running import Gathering, Running
+from batchnorm.kernels.native import ACTIVATION_NUMBERS
+from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine
 
 
@@ -36,22 +37,32 @@ def run_in_groups(
         x: (N, C, *), not empty.
         sizes: rows per group, N in all.
         weights: how often each position counts, (N, 1, *), or None. A group in which one value counts comes out beta.
-        moving: the running statistics that the Moments of all groups, merged, move; or None.
+        moving: the running statistics that the whole batch moves, as batch norm would; or None.
     """
-    gathering = None if moving is None else Gathering.of_nothing()
-    residual = affine.residual
+    how = Normalization(None, eps)
+    nothing: list[None] = [None] * len(sizes)
+    # split, not slices: its one backward writes the gradient of x once, each slice's would fill all of it.
+    rows = torch.split(x, sizes)
+    residuals = nothing if affine.residual is None else torch.split(affine.residual, sizes)
+    counts = nothing if weights is None else torch.split(weights, sizes)
     parts = []
-    for start, rows in zip(_starts(sizes), sizes, strict=True):
-        of_group = affine._replace(residual=None if residual is None else residual.narrow(0, start, rows))
-        counted = None if weights is None else weights.narrow(0, start, rows)
-        part, _ = autograd.run(Normalization(None, eps), x.narrow(0, start, rows), of_group, counted, gathering)
-        parts.append(part)
-    refused = None if moving is None or gathering is None else moving.move_by(gathering.merged())
+    for part, residual, counted in zip(rows, residuals, counts, strict=True):
+        y = _at_once(part, affine, residual, eps) if counted is None else None
+        if y is None:
+            y, _ = autograd.run(how, part, affine._replace(residual=residual), counted, None)
+        parts.append(y)
+    refused = None
+    if moving is not None:
+        with torch.no_grad():
+            _, refused = autograd.run(how, x.detach(), Affine(None, None, None, None), weights, moving)
     return torch.cat(parts), refused
 
 
-def _starts(sizes: list[int]) -> list[int]:
-    starts = [0]
-    for size in sizes[:-1]:
-        starts.append(starts[-1] + size)
-    return starts
+def _at_once(x: Tensor, affine: Affine, residual: Tensor | None, eps: float) -> Tensor | None:
+    """The usual case in one call of compiled code, as a layer makes it; None where it is not the usual case."""
+    call = choice.layer_call
+    if call is None or torch.compiler.is_compiling():
+        return None
+    number, statistics = ACTIVATION_NUMBERS[affine.activation], (None, None, None)
+    y: Tensor | None = call(x, affine.weight, affine.bias, *statistics, residual, 0.0, eps, number, True, 2, 5)
+    return y

@@ -55,7 +55,7 @@ class Running(NamedTuple):
         return self.move_by(centre.moments())
 
     def move_by(self, moments: Moments) -> Tensor | None:
-        """`update` by the Moments of a batch that came in parts: of several groups of rows, of several processes."""
+        """`update` by the Moments of a batch that came in parts, from several processes."""
         with torch.no_grad():
             # no_grad leaves forward-mode tangents on; buffers stay plain.
             mean, variance = moments.mean.detach(), moments.variance(correction=1).detach()
@@ -158,11 +158,6 @@ class Gathering(Running):
         """Keep the Moments of a batch."""
         moments = centre.moments()
         self.found.append(Moments(moments.count, moments.mean.detach(), moments.m2.detach()))
-
-    def merged(self) -> Moments:
-        """The Moments of everything that was kept, of one batch at least."""
-        counts, means, m2s = zip(*((m.count, m.mean, m.m2) for m in self.found), strict=True)
-        return merged_along(Moments(torch.stack(counts), torch.stack(means), torch.stack(m2s)))
 
 
 def merged_along(several: Moments) -> Moments:
