@@ -44,7 +44,7 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return wording.number(value, digits=6)
     if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value))
+        return ", ".join(map(setting, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {setting(entry)}" for key, entry in value.items())
     return str(value)
