@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         half_life,
     )
     from batchnorm.predictor import load
-    from batchnorm.statistics import average, recalibrate
+    from batchnorm.statistics import adapt, average, recalibrate
     from batchnorm.surgery import convert, freeze, revert, thaw
 
 __version__ = "0.1.0"
@@ -52,6 +52,7 @@ __all__ = [
     "SyncBatchNorm1d",
     "SyncBatchNorm2d",
     "SyncBatchNorm3d",
+    "adapt",
     "average",
     "batch_norm",
     "convert",
@@ -81,6 +82,7 @@ _HOME = {
     "SyncBatchNorm1d": "batchnorm.nn",
     "SyncBatchNorm2d": "batchnorm.nn",
     "SyncBatchNorm3d": "batchnorm.nn",
+    "adapt": "batchnorm.statistics",
     "average": "batchnorm.statistics",
     "batch_norm": "batchnorm.functional",
     "convert": "batchnorm.surgery",

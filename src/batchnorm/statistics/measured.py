@@ -73,14 +73,18 @@ class Meter:
     """Stands where a layer's forward was, and keeps what every call of it finds.
 
     The layer's settings and buffers are exchanged, so this is used inside `as_found` alone.
+
+    Attributes:
+        layer: the layer.
+        forwards: its own `forward`, and `forward_weighted` where it has that, by name.
+        old: (2, C), its mean and variance as they were.
+        on_first_call: called once, before the layer's next call.
     """
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.on_first_call: Callable[[], None] | None = None
-        self._forwards = {
-            name: getattr(layer, name) for name in ("forward", "forward_weighted") if hasattr(layer, name)
-        }
+        self.forwards = {name: getattr(layer, name) for name in ("forward", "forward_weighted") if hasattr(layer, name)}
         self._original, self._features = layer.forward, max(1, layer.num_features)
         self._buffers: dict[str, Any] = layer._buffers
         device, dtype = layer.running_mean.device, layer.running_mean.dtype
@@ -90,7 +94,7 @@ class Meter:
         # leaves it there, where no batch puts it: close to the old statistics, and yet in both not the same.
         mean, var = torch.nan_to_num(self.old, nan=1.0, posinf=1.0, neginf=1.0)
         self._start = torch.stack([mean + 1e-3 * var.abs().sqrt() + 1e-15, var.abs() * (1 + 1e-3) + 1e-30])
-        self._refuses = "forward_weighted" in self._forwards
+        self._refuses = "forward_weighted" in self.forwards
         self._is_shared = _is_shared(layer)
         self._room = _FEWEST
         self._found = self._start  # (2, room, C) from the first call on
@@ -113,7 +117,7 @@ class Meter:
     def use(self, mean: Tensor, var: Tensor) -> None:
         """From now on the layer is at test time with these statistics, and measures nothing."""
         own = vars(self.layer)
-        own.update(self._forwards)
+        own.update(self.forwards)
         self.layer.training = False
         buffers = own["_buffers"]
         buffers["running_mean"], buffers["running_var"] = mean.to(self.old.dtype), var.to(self.old.dtype)
@@ -130,14 +134,14 @@ class Meter:
             if parameter is not None and parameter.dtype in _NARROW:  # narrow input and wide everything else is a case
                 own["_parameters"][name] = torch.nn.Parameter(parameter.to(dtype), requires_grad=False)
         own["forward"] = self._forward
-        if "forward_weighted" in self._forwards:
+        if "forward_weighted" in self.forwards:
             own["forward_weighted"] = self._forward_weighted
 
     def _forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         k, count = len(self._counts), input.numel() // self._features
         if kwargs or k == self._room or count < 2 or self.on_first_call is not None:
             weights = None
-            if kwargs and "forward_weighted" in self._forwards:  # a layer of ours, and what it means by a mask
+            if kwargs and "forward_weighted" in self.forwards:  # a layer of ours, and what it means by a mask
                 mask = kwargs.get("mask")
                 weights = None if mask is None else mask_weights(input, mask)
             return self._measuring("forward", input, weights, *args, **kwargs)
@@ -160,13 +164,13 @@ class Meter:
             self.on_first_call()
             self.on_first_call = None
         if count < 2 and not self._is_shared:
-            return self._without_a_variance(self._forwards[name], input, weights, count, args, kwargs)
+            return self._without_a_variance(self.forwards[name], input, weights, count, args, kwargs)
         if len(self._counts) == self._room:
             self._sum_up()
             self._make_room()
         buffers = self._buffers
         mean, var = buffers["running_mean"], buffers["running_var"] = self._rows[len(self._counts)]
-        y = self._forwards[name](input, *args, **kwargs)
+        y = self.forwards[name](input, *args, **kwargs)
         self._take_over(mean, var)
         self._counts.append(count)
         return y
