@@ -23,6 +23,7 @@ PARTS = ("Source", "Measured", "Unfair")
 """What a docstring must have after the claim, each a paragraph that begins with the word and a colon."""
 
 USUAL_SEEDS = 3
+_NOT_OF_A_TRIAL = ("epochs", "patience", "evaluate_every", "seed", "device")  # settings that a trial does not look at
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Experiment:
             effects=outcome.effects,
             charts=outcome.charts,
             numbers=outcome.numbers,
-            settings=outcome.settings,
+            settings={k: v for k, v in outcome.settings.items() if k not in _NOT_OF_A_TRIAL and v is not None},
             data_name=first.name,
             rows={"train": len(first.x_train), "test": len(first.x_test)},
             features=first.x_train.shape[1],

@@ -6,6 +6,8 @@ al. 2015 for how far careful initialization goes without.
 Measured: test accuracy after 500 steps against depth, from 2 to 30 layers of 50 neurons, sigmoid and ReLU, each at the
 best of three learning rates (by the mean over the seeds). Weights are drawn with variance 1/inputs, for ReLU 2/inputs.
 At 20 sigmoid layers the network with normalization must reach at least 90 % and the one without must stay below 30 %.
+(On data where two layers do not reach 92 %, 2 points less than these; where always naming the most frequent class is
+right in more than 25 % of the rows, 5 points more than that.)
 
 Unfair: as far as the one without has no other remedy: residual connections and gradient clipping are left out, and a
 deep ReLU network with He's initialization does train without normalization, which is shown.
@@ -16,6 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
+
+from batchnorm.data import Prepared
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Lines, Series, over_seeds
 from batchnorm.lab.record import Effect, Outcome
@@ -38,6 +43,8 @@ class Depths:
     steps: int
     accuracy: dict[str, tuple[tuple[float, ...], ...]]
     rate: dict[str, tuple[float, ...]]
+    asked_with: float
+    asked_without: float
 
 
 def measure(bench: Bench) -> Outcome:
@@ -62,14 +69,23 @@ def measure(bench: Bench) -> Outcome:
             used.append(best)
         accuracy[_key(activation, normalized)] = tuple(curve)
         rate_of[_key(activation, normalized)] = tuple(used)
-    return _outcome(Depths(depths, steps, accuracy, rate_of))
+    shallow = sum(accuracy["sigmoid with"][0]) / len(bench.seeds)
+    guess = sum(_most_frequent(bench.data(seed)) for seed in bench.seeds) / len(bench.seeds)
+    thresholds = min(ASKED_WITH, shallow - 0.02), max(ASKED_WITHOUT, guess + 0.05)
+    return _outcome(Depths(depths, steps, accuracy, rate_of, *thresholds))
+
+
+def _most_frequent(data: Prepared) -> float:
+    """The test accuracy of always naming the training rows' most frequent class."""
+    return float(np.mean(data.y_test == np.bincount(data.y_train).argmax()))
 
 
 def _outcome(numbers: Depths) -> Outcome:
     at = numbers.depths.index(ASKED_AT)
 
     def effect(activation: str, normalized: bool) -> Effect:
-        asked = None if activation != "sigmoid" else ASKED_WITH if normalized else ASKED_WITHOUT
+        threshold = numbers.asked_with if normalized else numbers.asked_without
+        asked = threshold if activation == "sigmoid" else None
         return Effect(
             f"test accuracy of {ASKED_AT} {TITLES[activation]} layers {'with' if normalized else 'without'}",
             numbers.accuracy[_key(activation, normalized)][at],
@@ -102,7 +118,14 @@ def _accuracies(numbers: Depths) -> Chart:
                 for normalized in (True, False)
             ),
             levels=(
-                (Level(ASKED_WITH, "asked at 20 layers: 90 % with, under 30 % without"), Level(ASKED_WITHOUT, ""))
+                (
+                    Level(
+                        numbers.asked_with,
+                        f"asked at {ASKED_AT} layers: {numbers.asked_with:.0%} with, less than "
+                        f"{numbers.asked_without:.0%} without",
+                    ),
+                    Level(numbers.asked_without, ""),
+                )
                 if activation == "sigmoid"
                 else ()
             ),
