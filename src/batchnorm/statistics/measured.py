@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from batchnorm.functional import mask_weights
 from batchnorm.moments import Moments, wide_dtype
 
 _FEWEST, _MOST, _VALUES = 16, 128, 1 << 15  # calls that are summed up together, and numbers that they may leave
+_PARTS = 64  # such sums that are merged together
 _NARROW = (torch.float16, torch.bfloat16)
 _NEEDS_NO_COUNTER = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -69,6 +70,15 @@ class Measured:
         )
 
 
+class _Part(NamedTuple):
+    """Calls of one size, all finite: how many, of how many values, and mean and m2 of what they have found, (2, C)."""
+
+    calls: int
+    values: float
+    mean: Tensor
+    m2: Tensor
+
+
 class Meter:
     """Stands where a layer's forward was, and keeps what every call of it finds.
 
@@ -100,6 +110,7 @@ class Meter:
         self._found = self._start  # (2, room, C) from the first call on
         self._rows: list[tuple[Tensor, Tensor]] = []
         self._counts: list[float] = []
+        self._parts: list[_Part] = []
         self._measured = Measured.nothing(self.old.shape[1], device)
         self._make_room()
         self._install(dtype)
@@ -107,11 +118,13 @@ class Meter:
     def measured(self) -> Measured:
         """Everything so far."""
         self._sum_up()
+        self._merge_parts()
         return self._measured
 
     def forget(self) -> None:
         """Begin anew."""
         self._sum_up()
+        self._parts.clear()
         self._measured = Measured.nothing(self.old.shape[1], self.old.device)
 
     def use(self, mean: Tensor, var: Tensor) -> None:
@@ -193,7 +206,7 @@ class Meter:
             wide = input.detach().to(wide_dtype(input.device))
             dims = [d for d in range(wide.dim()) if d != 1]
             value = wide.flatten() if weights is None else Moments.of(wide, dims=dims, weights=weights).mean
-            self._measured = self._measured.merge(_of_one_value(value, count))
+            self._merge(_of_one_value(value, count))
         return y
 
     def _any_refused(self, taken: Tensor) -> bool:
@@ -215,6 +228,7 @@ class Meter:
             self._rows = list(zip(self._found[0].unbind(0), self._found[1].unbind(0), strict=True))
 
     def _sum_up(self) -> None:
+        """Make the tensors that calls write into free again."""
         k = len(self._counts)
         if k == 0:
             return
@@ -225,22 +239,39 @@ class Meter:
         taken = self._found[:, :k]
         found = taken.to(wide_dtype(taken.device))
         n = self._counts[0]
-        plain = Moments.of(found, dims=1)
-        if self._counts.count(n) == k and bool(torch.isfinite(plain.m2).all()) and not self._any_refused(taken):
-            batches = plain.count.expand(found.shape[2])
-            weighted = Moments(batches.expand(2, -1) * n, plain.mean, plain.m2 * n)
-            sums = plain.mean * k
-            part = Measured(weighted, sums[1] * (n - 1), batches, batches - k, sums, batches)
+        mean = found.mean(1)
+        deviation = found - mean[:, None]
+        m2 = (deviation * deviation).sum(1)
+        if self._counts.count(n) == k and bool(torch.isfinite(m2).all()) and not self._any_refused(taken):
+            self._parts.append(_Part(k, n, mean, m2))
         else:
             # (k, C): 0 where a batch's statistics are not finite, or a layer of ours has refused them for that.
             one = (torch.isfinite(found).all(0) & ~(self._refuses & (taken == self._start[:, None]).all(0))).to(found)
             counts = one * found.new_tensor(self._counts)[:, None]
             found, batches = torch.where(one > 0, found, 0.0), one.sum(0)
             weighted = Moments.of(found, dims=1, weights=counts)
-            part = Measured(weighted, (found[1] * (counts - 1)).sum(0), batches, k - batches, found.sum(1), batches)
-        self._measured = self._measured.merge(part)
+            within = (found[1] * (counts - 1)).sum(0)
+            self._merge(Measured(weighted, within, batches, k - batches, found.sum(1), batches))
         taken.copy_(self._start[:, None].expand_as(taken))
         self._counts.clear()
+        if len(self._parts) >= _PARTS:
+            self._merge_parts()
+
+    def _merge(self, measured: Measured) -> None:
+        self._measured = self._measured.merge(measured)
+
+    def _merge_parts(self) -> None:
+        if not self._parts:
+            return
+        means, m2 = (torch.stack(each) for each in zip(*((p.mean, p.m2) for p in self._parts), strict=True))
+        sizes = means.new_tensor([(p.calls, p.values) for p in self._parts])
+        calls, n = sizes[:, :1, None], sizes[:, 1:, None]  # (parts, 1, 1), against (parts, 2, C)
+        between = Moments.of(means, dims=0, weights=calls * n)
+        within = (means[:, 1] * (calls * (n - 1))[:, 0]).sum(0)
+        batches = calls.sum().expand(len(within))
+        of_batches = Moments(between.count, between.mean, between.m2 + (n * m2).sum(0))
+        self._merge(Measured(of_batches, within, batches, batches - batches, (calls * means).sum(0), batches))
+        self._parts.clear()
 
 
 def _is_shared(layer: Any) -> bool:
