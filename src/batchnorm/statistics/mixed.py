@@ -10,7 +10,8 @@ from torch import Tensor
 
 from batchnorm.moments import Moments
 from batchnorm.statistics.layers import Statistics
-from batchnorm.statistics.measured import Measured, Meter
+from batchnorm.statistics.measured import Measured
+from batchnorm.statistics.meter import Meter
 
 
 @dataclass(frozen=True)
