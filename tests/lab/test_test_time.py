@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from batchnorm.lab.questions.test_time import own_scores, with_population
+from batchnorm.lab.population import with_population
+from batchnorm.lab.questions.test_time import own_scores
 from batchnorm.lab.trial import PAPER, Trial
 
 

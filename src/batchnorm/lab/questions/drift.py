@@ -262,12 +262,12 @@ def _charts(numbers: Drift) -> tuple[Chart, ...]:
     )
     weights = Lines(
         Axis("step"),
-        Axis("standard deviation"),
-        (
-            *(
-                over_seeds(f"W of layer {k + 1}", numbers.steps, [_column(p.weights, k) for p in numbers.paths["with"]])
-                for k in hidden
-            ),
+        Axis("standard deviation, divided by that at the start"),
+        tuple(
+            over_seeds(
+                f"W of layer {k + 1}", numbers.steps, [_grown(path.weights, k) for path in numbers.paths["with"]]
+            )
+            for k in hidden
         ),
         levels=(Level(1.0, "normalized z, all layers"),),
     )
@@ -292,7 +292,7 @@ def _charts(numbers: Drift) -> tuple[Chart, ...]:
         ),
         Chart(
             "What is constrained is z, not W",
-            "With normalization: z has standard deviation 1 whatever the weights do.",
+            "With normalization: z keeps its standard deviation of 1 whatever the weights do.",
             (weights,),
         ),
     )
@@ -300,3 +300,7 @@ def _charts(numbers: Drift) -> tuple[Chart, ...]:
 
 def _column(table: Sequence[Sequence[float]], layer: int) -> list[float]:
     return [row[layer] for row in table]
+
+
+def _grown(table: Sequence[Sequence[float]], layer: int) -> list[float]:
+    return [row[layer] / table[0][layer] for row in table]

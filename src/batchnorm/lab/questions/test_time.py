@@ -25,14 +25,14 @@ from torch import Tensor
 
 from batchnorm.kernels.activations import ACTIVATIONS
 from batchnorm.lab.bench import Bench
-from batchnorm.lab.charts import Axis, Chart, Level, Lines, over_seeds
+from batchnorm.lab.charts import Axis, Chart, Lines, over_seeds
+from batchnorm.lab.population import with_population
 from batchnorm.lab.record import Effect, Outcome, Unit
 from batchnorm.lab.trial import Trial
-from batchnorm.statistics import recalibrate
 from batchnorm.training.settings import Settings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-MOMENTA = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+MOMENTA = (0.001, 0.01, 0.1, 0.3, 1.0)
 USUAL = 0.1
 LOOKS = (1, 3, 10, 20, 30, 50, 70, 100, 140, 200, 300, 500, 700, 1000, 1400, 2000)
 STEPS, WATCHED, LOSES = 500, 2000, 0.02
@@ -89,14 +89,6 @@ def measure(bench: Bench, *, steps: int | None = None) -> Outcome:
         {m: tuple(found[m] for found in variances) for m in MOMENTA},
     )
     return _outcome(numbers, metric, paper, judged)
-
-
-def with_population(trial: Trial) -> None:
-    """Give the trial's network the statistics of all training rows at its weights of now."""
-    blocks = list(torch.split(trial.train.x, max(2, trial.settings.batch_size)))
-    if len(blocks) > 1 and len(blocks[-1]) < 2:
-        blocks[-2:] = [torch.cat(blocks[-2:])]
-    recalibrate(trial.network, blocks, call=lambda network, x: network.body(x), progress=False)
 
 
 @torch.no_grad()
@@ -228,12 +220,11 @@ def _charts(numbers: AtTestTime, metric: str) -> tuple[Chart, ...]:
     def errors(label: str, unit: str, found: dict[float, tuple[tuple[float, ...], ...]]) -> Lines:
         return Lines(
             Axis("step", log=True),
-            Axis(f"distance from the population, {unit}", log=True),
+            Axis(unit, log=True),
             tuple(
                 over_seeds(f"momentum {m:g}", numbers.looks, found[m], role="with" if m == USUAL else "other")
                 for m in numbers.momenta
             ),
-            levels=(Level(0.1, "a tenth"),),
             marked=True,
             label=label,
         )
@@ -249,7 +240,7 @@ def _charts(numbers: AtTestTime, metric: str) -> tuple[Chart, ...]:
             "At first it remembers mean 0 and variance 1, then it lags behind the weights; in the end the noise of the "
             "last batches is left, the more of it the larger the momentum (the weight of the new batch).",
             (
-                errors("means", "standard deviations", numbers.mean_error),
+                errors("means", "standard deviations off", numbers.mean_error),
                 errors("variances", "|ratio - 1|", numbers.variance_error),
             ),
         ),
