@@ -207,7 +207,7 @@ def _charts(numbers: Propagation) -> tuple[Chart, ...]:
     profiles = tuple(
         Lines(
             Axis("layer"),
-            Axis("squared gradient, of that at the last layer", log=True),
+            Axis("squared gradient", log=True),
             (
                 over_seeds("with normalization", layers, numbers.profile[f"{kind} with"], role="with"),
                 over_seeds("without normalization", layers, numbers.profile[f"{kind} without"], role="without"),
@@ -222,7 +222,7 @@ def _charts(numbers: Propagation) -> tuple[Chart, ...]:
     )
     factors = Points(
         Axis("rows in the batch", log=True),
-        Axis("growth of the squared gradient per layer"),
+        Axis("growth per layer"),
         tuple(
             over_seeds(name, numbers.sizes, values)
             for kind in KINDS
@@ -246,8 +246,8 @@ def _charts(numbers: Propagation) -> tuple[Chart, ...]:
     return (
         Chart(
             "Gradients on their way back",
-            "Read from right to left: a straight line is the same factor at every layer. Normalization alone makes "
-            "gradients explode with depth, the more the smaller the batch.",
+            "As a multiple of the last layer's; read from right to left. A straight line is the same factor at every "
+            "layer: normalization alone makes gradients explode with depth, the more the smaller the batch.",
             profiles,
         ),
         Chart(

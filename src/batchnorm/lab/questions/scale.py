@@ -191,7 +191,7 @@ def _outcome(numbers: Scale, settings: Settings) -> Outcome:
 def _charts(numbers: Scale) -> tuple[Chart, ...]:
     a = numbers.factors
     gradients = Lines(
-        Axis("a, by which all hidden weights are multiplied", log=True),
+        Axis("factor a on all hidden weights", log=True),
         Axis("|grad(a w)| / |grad(w)|", log=True),
         (
             over_seeds("with normalization", a, numbers.size, role="with"),
@@ -199,7 +199,6 @@ def _charts(numbers: Scale) -> tuple[Chart, ...]:
             Series("predicted with normalization: 1/a", a, tuple(1 / factor for factor in a)),
         ),
         levels=(Level(1.0, ""),),
-        marked=True,
     )
     rates = Lines(
         Axis("step"),
