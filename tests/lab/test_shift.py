@@ -1,4 +1,4 @@
-"""New statistics mend what a factor and an offset did, not a changed sign; they ruin a sorted stream, unless guarded."""
+"""New statistics mend what a factor and an offset did, not a changed sign; a sorted stream they ruin unless guarded."""
 
 from __future__ import annotations
 

@@ -186,8 +186,8 @@ def _outcome(numbers: Shift, settings: dict[str, object]) -> Outcome:
 
     kind = "" if numbers.are_pixels else ", shifts being made feature by feature since these are no pictures"
     finding = (
-        f"Accuracy is {_mean(numbers.usual[SOURCE][CLEAN]):.1%} on rows as trained; new statistics take shifted ones from "
-        f"{', '.join(path(numbers.usual, case) for case in LOOKS)}; trained on dark on light alone, from "
+        f"Accuracy is {_mean(numbers.usual[SOURCE][CLEAN]):.1%} on rows as trained; new statistics take shifted "
+        f"ones from {', '.join(path(numbers.usual, case) for case in LOOKS)}; trained on dark on light alone, from "
         f"{', '.join(path(numbers.dark, tint) for tint in TINTS)}; a stream sorted by label they ruin, from "
         f"{_mean(numbers.usual[SOURCE][SORTED]):.1%} to {_mean(numbers.usual[NEW][SORTED]):.1%}, unless guarded, "
         f"{_mean(numbers.usual[GUARDED][SORTED]):.1%}{kind}"
