@@ -195,8 +195,8 @@ def _outcome(numbers: Dropout, metric: str, paper: Settings, steps: int) -> Outc
     finding = (
         f"With dropout {SHOWN:g} the variance that the next layer's normalization meets at test time "
         f"is {ratio.mean:.1%} of what it learnt in training (predicted {wanted:.1%}; all shares to "
-        f"{effects[0].mean:.1%}), and measuring the statistics anew without dropout takes the test loss from {effects[5].mean:.3f} to "
-        f"{effects[6].mean:.3f}"
+        f"{effects[0].mean:.1%}), and measuring the statistics anew without dropout takes the test loss from "
+        f"{effects[5].mean:.3f} to {effects[6].mean:.3f}"
     )
     kept = paper.to_dict() | {"steps": steps}
     kept.pop("dropout")

@@ -1,0 +1,47 @@
+"""Normalized inputs: a rounder bowl, and fewer steps down it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from batchnorm.lab.questions.inputs import EVERY, KINDS, NETWORKS, _first
+
+
+def test_inputs_on_digits_are_learnt_from_in_fewer_steps_with_every_seed(carried_out):
+    record = carried_out("inputs", quick=True)
+    condition, logistic, deep, *_ = record.effects
+    assert record.verdict == "holds"
+    assert len(logistic.values) == 3
+    assert min(condition.values) > 10
+    assert min(logistic.values) > 2
+    assert min(deep.values) > 1.5
+
+
+def test_condition_numbers_are_those_that_numpy_finds(carried_out, digits):
+    numbers = carried_out("inputs", quick=True).numbers
+    for seed in range(3):
+        x = digits.of(seed).x_train.astype(float)
+        x = x[:, x.std(0) > 0]
+        for kind, values in (("raw", x - x.mean(0)), ("normalized", (x - x.mean(0)) / x.std(0))):
+            sizes = np.linalg.svd(values, compute_uv=False)
+            sizes = sizes[sizes > 1e-5 * sizes[0]]
+            assert numbers.condition[kind][seed] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-2)
+
+
+def test_best_rate_is_that_which_reaches_the_goal_and_curves_are_whole(carried_out):
+    numbers = carried_out("inputs", quick=True).numbers
+    for name in NETWORKS:
+        for kind in KINDS:
+            key = f"{name} {kind}"
+            assert {len(curve) for curve in numbers.curve[key]} == {numbers.most_steps[name] // EVERY}
+            for curve, steps in zip(numbers.curve[key], numbers.steps[key], strict=True):
+                assert _first(curve, numbers.goal[name]) == steps < math.inf
+
+
+def test_contour_is_rounder_for_normalized_inputs(carried_out):
+    panels = carried_out("inputs", quick=True).charts[0].panels
+    curvatures = [float(panel.label.split("curvatures ")[1].split(" to")[0].replace(",", "")) for panel in panels]
+    assert curvatures[2] < curvatures[1] < curvatures[0]
