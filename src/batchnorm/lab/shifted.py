@@ -23,17 +23,17 @@ class Shifts:
     feature's mean and standard deviation, and nothing is clipped.
     """
 
-    origin: Array
-    span: Array
+    origin: Array | float
+    span: Array | float
     are_pixels: bool
 
     @classmethod
     def of(cls, data: Prepared) -> Self:
         """Of the training rows."""
-        x = data.x_train.astype(np.float64)
+        x = data.x_train
         if are_pixels(data):
-            return cls(np.array(x.min()), np.array(x.max() - x.min()), True)
-        return cls(x.mean(0), x.std(0), False)
+            return cls(float(x.min()), float(x.max() - x.min()), True)
+        return cls(x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64), False)
 
     @property
     def middle(self) -> float:
@@ -54,7 +54,7 @@ class Shifts:
 
     def noisy(self, x: Array, by: float, seed: int) -> Array:
         """With independent normal noise whose standard deviation is so many spans."""
-        drawn = np.random.default_rng(seed).standard_normal(x.shape)
+        drawn = np.random.default_rng(seed).standard_normal(x.shape, dtype=np.float32)
         return self._clipped(x + by * self.span * drawn)
 
     def inverted(self, x: Array) -> Array:

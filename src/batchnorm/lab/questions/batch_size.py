@@ -45,9 +45,13 @@ ROLES: dict[str, Role] = {RUNNING: "with", PLAIN: "without"}
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Per kind: the sizes measured, [size][seed] test accuracies at the better rate, and that rate per size."""
+    """Per kind: the sizes measured, [size][seed] test accuracies at the better rate, and that rate per size.
+
+    large: rows of the batches that ghost groups are part of.
+    """
 
     epochs: int
+    large: int
     sizes: dict[str, tuple[int, ...]]
     accuracy: dict[str, tuple[tuple[float, ...], ...]]
     rate: dict[str, tuple[float, ...]]
@@ -57,7 +61,11 @@ def measure(bench: Bench) -> Outcome:
     """See above."""
     bench.require_classes()
     epochs, rates = (8, RATES[1:]) if bench.quick else (EPOCHS, RATES)
-    sizes, groups = ((2, 32), (2,)) if bench.quick else (SIZES, GROUPS)
+    sizes: tuple[int, ...] = (2, 32) if bench.quick else SIZES
+    groups: tuple[int, ...] = (2,) if bench.quick else GROUPS
+    rows = min(len(bench.data(seed).x_train) for seed in bench.seeds)
+    sizes = tuple(size for size in sizes if size <= rows)
+    large = min(LARGE, rows)
     found: dict[tuple[str, int, float, int], float] = {}
     for (normalized, settings), size, rate, seed in bench.each(product(twins(PAPER), sizes, rates, bench.seeds)):
         trial = bench.trial(replace(settings, batch_size=size, learning_rate=rate), seed)
@@ -68,7 +76,7 @@ def measure(bench: Bench) -> Outcome:
             with_population(trial)
             found[POPULATION, size, rate, seed] = trial.judge()[1]
     for group, rate, seed in bench.each(product(groups, rates, bench.seeds)):
-        settings = replace(PAPER, batch_size=LARGE, learning_rate=rate)
+        settings = replace(PAPER, batch_size=large, learning_rate=rate)
         found[GHOST, group, rate, seed] = by_ghosts(bench, settings, seed, group, epochs).judge()[1]
     measured: dict[str, tuple[int, ...]] = dict.fromkeys(KINDS, sizes) | {GHOST: groups}
     accuracy, used = {}, {}
@@ -79,7 +87,7 @@ def measure(bench: Bench) -> Outcome:
             best.append(max(tried, key=lambda pair: sum(pair[1])))
         accuracy[kind] = tuple(accuracies for _, accuracies in best)
         used[kind] = tuple(rate for rate, _ in best)
-    return _outcome(BatchSize(epochs, measured, accuracy, used))
+    return _outcome(BatchSize(epochs, large, measured, accuracy, used))
 
 
 def by_ghosts(bench: Bench, settings: Settings, seed: int, group: int, epochs: int) -> Trial:
@@ -141,7 +149,7 @@ def _outcome(numbers: BatchSize) -> Outcome:
         )
         for kind, what in (
             (POPULATION, "population statistics at batches of 2"),
-            (GHOST, f"groups of 2 in batches of {LARGE} over batches of 2"),
+            (GHOST, f"groups of 2 in batches of {numbers.large} over batches of 2"),
         )
     )
     repaired = tuple(
@@ -166,8 +174,8 @@ def _outcome(numbers: BatchSize) -> Outcome:
     )
     finding = (
         f"Batches of 2 reach {at_two[0].mean:.1%} with running averages, {at_two[1].mean:.1%} with population "
-        f"statistics, groups of 2 in batches of {LARGE} {at_two[2].mean:.1%} and a network without normalization "
-        f"{at_two[3].mean:.1%}, against {best:.1%} with batches of {numbers.sizes[RUNNING][at]}; each loses more than "
+        f"statistics, groups of 2 in batches of {numbers.large} {at_two[2].mean:.1%} and a network without "
+        f"normalization {at_two[3].mean:.1%}, against {best:.1%} with batches of {numbers.sizes[RUNNING][at]}; each loses more than "
         f"2 points against its best below {said}"
     )
     settings = PAPER.to_dict() | {"epochs": None, "steps": None, "batch_size": None, "learning_rate": None}
@@ -208,8 +216,8 @@ def _charts(numbers: BatchSize) -> tuple[Chart, ...]:
         )
 
     reading = (
-        f"After {numbers.epochs} epochs. Ghost groups are parts of a batch of {LARGE}; without normalization it is the "
-        "training batch alone; the band spans the seeds."
+        f"After {numbers.epochs} epochs. Ghost groups are parts of a batch of {numbers.large}; without normalization it is "
+        "the training batch alone; the band spans the seeds."
     )
     return (
         Chart(

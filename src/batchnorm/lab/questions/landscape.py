@@ -192,7 +192,7 @@ def _outcome(numbers: Landscape, metric: str, steps: int) -> Outcome:
         for q, quantity in enumerate(QUANTITIES)
     ]
     if at is None:
-        finding = f"At none of the rates {', '.join(f'{r:g}' for r in numbers.rates)} do both networks train"
+        finding = f"At no rate tried ({', '.join(f'{r:g}' for r in numbers.rates)}) do both networks train"
     else:
         unit: Unit = "share" if metric == "accuracy" else ""
         effects += [
