@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from batchnorm.lab.questions.landscape import AHEAD, BASE, look
+from batchnorm.lab.along_the_step import AHEAD, look
+from batchnorm.lab.questions.landscape import BASE
 from batchnorm.lab.trial import Trial
 
 

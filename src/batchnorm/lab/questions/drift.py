@@ -23,18 +23,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Lines, Role, Series, over_seeds
-from batchnorm.lab.covariate_shift import covariate_shift
+from batchnorm.lab.entering import Look
 from batchnorm.lab.record import Effect, Outcome
 from batchnorm.lab.trial import Trial, twins
 
 STEPS, LOOKS = 3000, 60
 PROBE_ROWS = 1000
-PERCENTILES = (0.15, 0.5, 0.85)
 KINDS: tuple[Role, Role] = ("with", "without")
 
 
@@ -92,10 +88,10 @@ def measure(bench: Bench, *, steps: int | None = None) -> Outcome:
 
 def _follow(trial: Trial, steps: int, every: int) -> Path:
     probe = trial.batch(PROBE_ROWS).x
-    looks = [_Look(trial, probe, None, 0)]
+    looks = [Look(trial, probe, None, 0)]
     for step in trial.steps(steps):
         if step % every == 0:
-            looks.append(_Look(trial, probe, looks[-1], step))
+            looks.append(Look(trial, probe, looks[-1], step))
     moved = looks[1:]
     return Path(
         percentiles=tuple(tuple(tuple(q[:, 0].tolist()) for q in look.quantiles) for look in looks),
@@ -111,48 +107,6 @@ def _follow(trial: Trial, steps: int, every: int) -> Path:
         off=tuple(look.off for look in looks if look.off is not None),
         metric=tuple(look.metric for look in looks),
     )
-
-
-class _Look:
-    """What a network looks like between two steps; before: the look before, None for the first."""
-
-    mean_moved: tuple[float, ...] = ()
-    percentiles_moved: tuple[float, ...] = ()
-    variance_moved: tuple[float, ...] = ()
-
-    @torch.no_grad()
-    def __init__(self, trial: Trial, probe: Tensor, before: _Look | None, step: int) -> None:
-        entering = [z.double() for z in trial.network.entering_activations(probe)]
-        at = torch.tensor(PERCENTILES, dtype=torch.float64)
-        self.quantiles = [torch.quantile(z, at, dim=0) for z in entering]
-        moments = [torch.var_mean(z, dim=0, correction=0) for z in entering]
-        self.variances = [variance.clamp(min=1e-30) for variance, _ in moments]  # a neuron that is dead has none
-        self.means = [mean for _, mean in moments]
-        self.weights = tuple(float(layer.linear.weight.std()) for layer in trial.layers)
-        self.off = _off(trial, entering) if trial.norms else None
-        self.metric = trial.judge()[1]
-        if before is not None:
-            self._compare(before)
-        self.shift = covariate_shift(trial, trial.batch(trial.settings.batch_size, seed=step))
-
-    def _compare(self, before: _Look) -> None:
-        means, percentiles, variances = [], [], []
-        for k, (mean, variance) in enumerate(zip(self.means, self.variances, strict=True)):
-            width = ((variance + before.variances[k]) / 2).sqrt()
-            means.append(float(((mean - before.means[k]).abs() / width).mean()))
-            percentiles.append(float(((self.quantiles[k] - before.quantiles[k]).abs() / width).mean()))
-            variances.append(float((variance / before.variances[k]).log().abs().mean()))
-        self.mean_moved, self.percentiles_moved = tuple(means), tuple(percentiles)
-        self.variance_moved = tuple(variances)
-
-
-def _off(trial: Trial, entering: Sequence[Tensor]) -> float:
-    """The largest deviation of (z - beta) / gamma from mean 0 and variance 1 over all neurons."""
-    worst = 0.0
-    for norm, z in zip(trial.norms, entering, strict=True):
-        variance, mean = torch.var_mean((z - norm.bias) / norm.weight, dim=0, correction=0)
-        worst = max(worst, float(mean.abs().max()), float((variance - 1).abs().max()))
-    return worst
 
 
 def _outcome(numbers: Drift, metric: str, settings: dict[str, object]) -> Outcome:

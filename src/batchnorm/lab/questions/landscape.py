@@ -25,19 +25,18 @@ from typing import TypeVar
 
 import torch
 
+from batchnorm.lab.along_the_step import QUANTITIES, look
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Lines, Role, over_seeds
 from batchnorm.lab.record import Effect, Outcome, Unit
 from batchnorm.lab.trial import PAPER, Trial, twins
 
 RATES = (0.03, 0.1, 0.3, 1.0)
-AHEAD = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 EVERY = 10
 ASKED_RANGE, ASKED_CHANGE = 5.0, 3.0
 BASE = replace(PAPER, hidden=(100,) * 8, activation="relu", weight_scale=None)
 KINDS: tuple[Role, Role] = ("with", "without")
 Value = TypeVar("Value")
-QUANTITIES = ("range of the loss", "change of the gradient", "effective smoothness")
 
 
 @dataclass(frozen=True)
@@ -142,34 +141,6 @@ def _loss(trial: Trial) -> float:
     return float(trial.loss(trial.batch(2000)))
 
 
-def look(trial: Trial, rows: int, *, seed: int) -> tuple[float, float, float]:
-    """QUANTITIES along the gradient of one batch of so many rows; weights and running statistics end as they were."""
-    batch = trial.batch(rows, seed=seed)
-    parameters = list(trial.network.parameters())
-    before = {name: t.detach().clone() for name, t in trial.network.state_dict().items()}
-    loss = trial.loss(batch)
-    gradient = torch.autograd.grad(loss, parameters)
-    losses, change, smoothness = [float(loss.detach())], 0.0, 0.0
-    length = _length(gradient)
-    for ahead in AHEAD:
-        step = ahead * trial.settings.rate
-        with torch.no_grad():
-            for parameter, direction in zip(parameters, gradient, strict=True):
-                parameter.sub_(direction, alpha=step)
-        loss = trial.loss(batch)
-        there = torch.autograd.grad(loss, parameters)
-        losses.append(float(loss.detach()))
-        apart = _length([g - h for g, h in zip(gradient, there, strict=True)])
-        change = max(change, apart)
-        smoothness = max(smoothness, apart / (step * length)) if length > 0 else smoothness
-        trial.network.load_state_dict(before)
-    return max(losses) - min(losses), change, smoothness
-
-
-def _length(parts: Sequence[torch.Tensor]) -> float:
-    return math.sqrt(math.fsum(float(part.square().sum()) for part in parts))
-
-
 def _ratios(numbers: Landscape, rate: int, quantity: int) -> tuple[float, ...]:
     """Without divided by with, per seed."""
     pairs = zip(numbers.means["without"][rate], numbers.means["with"][rate], strict=True)
@@ -206,7 +177,7 @@ def _outcome(numbers: Landscape, metric: str, steps: int) -> Outcome:
         others = [r for r, both in enumerate(numbers.trains) if both and r != at]
         for r in others:
             effects += [
-                Effect(f"{quantity} at a rate of {numbers.rates[r]:g}", _ratios(numbers, r, q), unit="times")
+                Effect(f"{quantity}, the same at a rate of {numbers.rates[r]:g}", _ratios(numbers, r, q), unit="times")
                 for q, quantity in enumerate(QUANTITIES[:2])
             ]
         if others:
@@ -216,11 +187,23 @@ def _outcome(numbers: Landscape, metric: str, steps: int) -> Outcome:
                 for r in others
             )
     settings = BASE.to_dict() | {"steps": steps, "learning_rate": numbers.at}
-    return Outcome(finding, tuple(effects), _charts(numbers), numbers, settings)
+    return Outcome(finding, tuple(effects), _charts(numbers, metric), numbers, settings)
 
 
-def _charts(numbers: Landscape) -> tuple[Chart, ...]:
-    rates = Lines(
+def _charts(numbers: Landscape, metric: str) -> tuple[Chart, ...]:
+    reached = Lines(
+        Axis("learning rate", log=True),
+        Axis(f"test {metric}", percent=metric == "accuracy"),
+        tuple(
+            over_seeds(f"{kind} normalization", numbers.rates, list(zip(*numbers.metric[kind], strict=True)), role=kind)
+            for kind in KINDS
+        ),
+        marked=True,
+    )
+    training = Chart("Where both networks train", "At the end; where a network diverged there is no point.", (reached,))
+    if numbers.at is None:
+        return (training,)
+    ratios = Lines(
         Axis("learning rate", log=True),
         Axis("without divided by with", log=True),
         tuple(
@@ -232,9 +215,7 @@ def _charts(numbers: Landscape) -> tuple[Chart, ...]:
                 ),
             )
             for q, quantity in enumerate(QUANTITIES)
-        )
-        if any(numbers.trains)
-        else (),
+        ),
         levels=(
             Level(1.0, "no difference"),
             Level(ASKED_RANGE, "asked of the loss: at least 5, of the gradient: at least 3"),
@@ -242,11 +223,6 @@ def _charts(numbers: Landscape) -> tuple[Chart, ...]:
         ),
         marked=True,
     )
-    reading = "Only rates at which both networks train; above 1 the surface is smoother with normalization."
-    ratios = Chart("How much smoother, by learning rate", reading, (rates,))
-    if numbers.at is None:
-        return (ratios,)
-    titles = ("range of the loss", "change of the gradient", "effective smoothness")
     panels = tuple(
         Lines(
             Axis("step"),
@@ -259,13 +235,18 @@ def _charts(numbers: Landscape) -> tuple[Chart, ...]:
             ),
             label=title,
         )
-        for q, title in enumerate(titles)
+        for q, title in enumerate(QUANTITIES)
     )
     reading = (
         f"Along the gradient, from a half to four times the rate of {numbers.at:g}; the smoothness is the change of "
         "the gradient divided by the distance; the band spans the seeds."
     )
-    return Chart("Along the step", reading, panels), ratios
+    smoother = "Only rates at which both networks train; above 1 the surface is smoother with normalization."
+    return (
+        Chart("Along the step", reading, panels),
+        Chart("How much smoother, by learning rate", smoother, (ratios,)),
+        training,
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
