@@ -41,7 +41,7 @@ def test_best_rate_is_that_which_reaches_the_goal_and_curves_are_whole(carried_o
                 assert _first(curve, numbers.goal[name]) == steps < math.inf
 
 
-def test_contour_is_rounder_for_normalized_inputs(carried_out):
+def test_contour_is_rounder_without_the_means(carried_out):
     panels = carried_out("inputs", quick=True).charts[0].panels
     curvatures = [float(panel.label.split("curvatures ")[1].split(" to")[0].replace(",", "")) for panel in panels]
-    assert curvatures[2] < curvatures[1] < curvatures[0]
+    assert max(curvatures[1:]) < curvatures[0] / 3

@@ -18,7 +18,7 @@ one unit and one range, as pixels do, little may be left to gain.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -42,7 +42,7 @@ RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TENTHS = tuple(t / 10 for t in range(1, 10))
 MOST = {"logistic": 1000, "deep": 300}
 EVERY = 5
-GRID, PATH = 31, 25
+GRID, PATH, NEWTON = 31, 25, 10
 
 
 @dataclass(frozen=True)
@@ -180,35 +180,35 @@ def _first(curve: Sequence[float], goal: float) -> float:
 
 
 def _bowl(trial: Trial, kind: str, raw: Any) -> Contour:
-    """The training loss over the weights from the two inputs of the largest mean to the first class, about the present.
+    """The training loss over the weights from the two inputs of the largest mean to the first class, all others 0.
 
-    Over it, gradient descent in these two weights alone, by 1 / largest curvature, which no direction may exceed by
-    twice. raw: (N, F) training inputs as they came.
+    About its lowest place; over it gradient descent in these two weights, with a rate of 1 / largest curvature, which
+    no rate may exceed by twice. raw: (N, F) training inputs as they came.
     """
-    rows, head = trial.train, trial.network.head
     first, second = torch.as_tensor(raw).double().mean(dim=0).topk(2).indices.tolist()
-    scores = head(rows.x).detach().double()
-    pair = rows.x[:, [first, second]].double()
+    pair = trial.train.x[:, [first, second]].double()
+    others = torch.zeros(len(pair), trial.network.head.out_features - 1, dtype=torch.float64)
 
-    def loss(moved: Tensor) -> Tensor:
-        column = torch.zeros_like(scores)
-        column[:, 0] = 1.0
-        return F.cross_entropy(scores + (pair @ moved)[:, None] * column, rows.y)
+    def loss(weights: Tensor) -> Tensor:
+        return F.cross_entropy(torch.cat([(pair @ weights)[:, None], others], dim=1), trial.train.y)
 
-    span = 3.0 / float(pair.square().mean().sqrt())
-    axis = torch.linspace(-span, span, GRID, dtype=torch.float64)
-    heights = tuple(tuple(float(loss(torch.stack([x, y]))) for x in axis) for y in axis)
-    at = torch.tensor([-0.8 * span, 0.2 * span], dtype=torch.float64)
-    curvatures = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.zeros_like(at)))  # type: ignore[no-untyped-call]
-    path = [at]
+    lowest = torch.zeros(2, dtype=torch.float64)
+    for _ in range(NEWTON):
+        lowest = lowest - torch.linalg.solve(_hessian(loss, lowest), _gradient(loss, lowest))
+    curvatures = torch.linalg.eigvalsh(_hessian(loss, lowest))
+    span = 1.5 / float(curvatures.max().sqrt())
+    steps = torch.linspace(-span, span, GRID, dtype=torch.float64)
+    x_at, y_at = ((steps + lowest[i]).tolist() for i in (0, 1))
+    heights = tuple(tuple(float(loss(torch.tensor([x, y], dtype=torch.float64))) for x in x_at) for y in y_at)
+    path = [lowest + span * torch.tensor([-0.9, 0.3], dtype=torch.float64)]
+    rate = 1 / float(max(torch.linalg.eigvalsh(_hessian(loss, at)).max() for at in (path[0], lowest)))
     for _ in range(PATH):
-        moving = path[-1].clone().requires_grad_()
-        path.append(path[-1] - torch.autograd.grad(loss(moving), moving)[0] / float(curvatures.max()))
+        path.append(path[-1] - rate * _gradient(loss, path[-1]))
     return Contour(
-        Axis(f"weight of input {first + 1}", bounds=(-span, span)),
-        Axis(f"weight of input {second + 1}", bounds=(-span, span)),
-        tuple(axis.tolist()),
-        tuple(axis.tolist()),
+        Axis(f"weight of input {first + 1}", bounds=(x_at[0], x_at[-1])),
+        Axis(f"weight of input {second + 1}", bounds=(y_at[0], y_at[-1])),
+        tuple(x_at),
+        tuple(y_at),
         heights,
         "training loss",
         (
@@ -220,6 +220,16 @@ def _bowl(trial: Trial, kind: str, raw: Any) -> Contour:
         ),
         label=f"{kind}: curvatures {float(curvatures.max() / curvatures.min()):.3g} to 1",
     )
+
+
+def _gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    moving = at.clone().requires_grad_()
+    return torch.autograd.grad(loss(moving), moving)[0]
+
+
+def _hessian(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    found: Tensor = torch.autograd.functional.hessian(loss, at)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _outcome(numbers: Inputs, bowls: tuple[Contour, ...]) -> Outcome:
@@ -321,8 +331,8 @@ def _charts(numbers: Inputs, bowls: tuple[Contour, ...]) -> tuple[Chart, ...]:
     return (
         Chart(
             "The loss over two weights",
-            "Of logistic regression, with everything else held: from the two inputs of the largest mean to the first "
-            "class. Along a valley the gradient hardly points at its lowest place, and steps that the steep sides "
+            "Of logistic regression, all other weights 0: from the two inputs of the largest mean to the first class. "
+            "Along a valley the gradient hardly points at its lowest place, and steps that the steep sides "
             "allow are small.",
             bowls,
         ),

@@ -284,7 +284,7 @@ def _charts(numbers: Noise, activations: Sequence[str]) -> tuple[Chart, ...]:
         Axis("std of the batch's mean, in sigma", log=True),
         (
             over_seeds("measured", SIZES, numbers.mean_std, role="with"),
-            Series("predicted: 1/sqrt(m)", tuple(map(float, SIZES)), tuple(1 / rows**0.5 for rows in SIZES)),
+            Series("predicted for m rows", tuple(map(float, SIZES)), tuple(1 / rows**0.5 for rows in SIZES)),
         ),
         label="mean",
     )
