@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from batchnorm.lab import Experiment
 from batchnorm.lab.questions.inputs import EVERY, KINDS, NETWORKS, _first
 
 
@@ -45,3 +46,11 @@ def test_contour_is_rounder_without_the_means(carried_out):
     panels = carried_out("inputs", quick=True).charts[0].panels
     curvatures = [float(panel.label.split("curvatures ")[1].split(" to")[0].replace(",", "")) for panel in panels]
     assert max(curvatures[1:]) < curvatures[0] / 3
+
+
+def test_inputs_where_a_curve_runs_away_after_the_goal_are_measured_all_the_same():
+    """Raw wine has inputs of a thousand times another's size: the best rate reached the goal and diverged after it."""
+    record = Experiment("inputs")("wine", quick=True, seeds=1)
+    assert record.verdict == "undecided"
+    for key, curves in record.numbers.curve.items():
+        assert len(curves[0]) == record.numbers.most_steps[key.split()[0]] // EVERY

@@ -12,8 +12,8 @@ batch, as a later layer sees it in training. Shown besides: the loss when the st
 same after 1500 steps each instead of at equal loss.
 
 Unfair: where the two are not equally trained, or where one's weights are larger: hence the equal loss and changes
-relative to the norm. The claim is of training: with old statistics, as at test time, not even a
-change of scale is taken away.
+relative to the norm. The claim is of training: with old statistics, as at test time, not even a change of
+scale is taken away.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ def _charts(numbers: Downstream) -> tuple[Chart, ...]:
         ),
         Chart(
             "What it does to the loss",
-            "Rise of the training loss, below 0 where it falls. Normalization takes a change of scale away as long as it "
-            "measures anew, and not with the statistics of before.",
+            "Rise of the training loss, below 0 where it falls. Normalization takes a change of scale away as long "
+            "as it measures anew, and not with the statistics of before.",
             panels(Axis("rise of the training loss"), numbers.rise, numbers.rise_old),
         ),
     )

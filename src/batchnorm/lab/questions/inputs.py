@@ -89,7 +89,7 @@ def measure(bench: Bench) -> Outcome:
     bowls: dict[str, Contour] = {}
     for name, kind, seed in bench.each(best):
         trial = _trial(bench, name, kind, best[name, kind, seed][0], seed)
-        whole.setdefault(f"{name} {kind}", []).append(tuple(_follow(trial, most[name], -math.inf)))
+        whole.setdefault(f"{name} {kind}", []).append(tuple(_follow(trial, most[name], None)))
         if (name, seed) == ("logistic", bench.seeds[0]):
             bowls[kind] = _bowl(trial, kind, bench.data(seed).x_train)
     numbers = Inputs(
@@ -144,13 +144,14 @@ def _ratio(eigenvalues: Tensor) -> float:
     return float(kept.max() / kept.min())
 
 
-def _follow(trial: Trial, steps: int, enough: float) -> list[float]:
-    """Training loss every EVERY steps, until it is low enough or no number."""
+def _follow(trial: Trial, steps: int, enough: float | None) -> list[float]:
+    """Training loss every EVERY steps, infinite where it is no number; until it is `enough` or hopeless, if given."""
     losses = []
     for step in trial.steps(steps):
         if step % EVERY == 0:
-            losses.append(trial.run.judge(trial.train)[0])
-            if losses[-1] <= enough or not math.isfinite(losses[-1]):
+            loss = trial.run.judge(trial.train)[0]
+            losses.append(loss if math.isfinite(loss) else math.inf)
+            if enough is not None and (loss <= enough or not math.isfinite(loss)):
                 break
     return losses
 
@@ -298,7 +299,7 @@ def _lost(numbers: Inputs, name: str) -> str:
 def _charts(numbers: Inputs, bowls: tuple[Contour, ...]) -> tuple[Chart, ...]:
     roles: dict[str, Role] = {"normalized": "with", "raw": "without", "centred": "other"}
     spectra = Lines(
-        Axis("eigenvalue, the largest first"),
+        Axis("number of the eigenvalue"),
         Axis("eigenvalue, of the largest", log=True),
         tuple(
             over_seeds(
