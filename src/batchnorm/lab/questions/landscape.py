@@ -8,8 +8,8 @@ weights W along the gradient g of a batch, at W - a g with a from a half to four
 the loss there, the largest change of the gradient |g(W - a g) - g(W)|, and the effective smoothness, which is that
 change divided by the distance. Each is averaged over the looks; without normalization divided by with, the range of the
 loss must be at least 5 and the change of the gradient at least 3. Four learning rates are tried, and compared only
-where both networks train: where each ends, with every seed, at less than half the loss it began with. What is asked is
-asked at the rate, among these, at which the network without does best on the test rows.
+where both networks train, each ending at less than half the loss it began with. What is asked is asked at the largest
+rate at which, with a seed's weights, both do: the surface matters where steps are long; the others are reported.
 
 Unfair: to whichever network has learnt less, for a surface flattens as its loss falls; and weights before normalization
 have a scale of their own, on which distances, and with them the effective smoothness, depend.
@@ -21,7 +21,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar
 
 import torch
 
@@ -36,7 +35,6 @@ EVERY = 10
 ASKED_RANGE, ASKED_CHANGE = 5.0, 3.0
 BASE = replace(PAPER, hidden=(100,) * 8, activation="relu", weight_scale=None)
 KINDS: tuple[Role, Role] = ("with", "without")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,18 @@ class Landscape:
 
     Attributes:
         steps: that were looked at.
-        rates: tried; trains: whether, at each, both networks train with every seed; at: the rate compared at, or None.
-        means: by "with" and "without": [rate][seed][quantity]; NaN or infinite where a network diverged.
+        rates: tried.
+        trains: whether both networks train: [rate][seed].
+        at: the largest rate at which both do, per seed; None where there is none.
+        means: by "with" and "without": [rate][seed][quantity]; not finite where a network diverged.
         metric: by the same: [rate][seed], on the test rows at the end.
-        curves: at `at`, by the same: [seed][quantity][look].
+        curves: at `at`, by the same: [seed][quantity][look]; empty where a seed has no such rate.
     """
 
     steps: tuple[int, ...]
     rates: tuple[float, ...]
-    trains: tuple[bool, ...]
-    at: float | None
+    trains: tuple[tuple[bool, ...], ...]
+    at: tuple[float | None, ...]
     means: dict[str, tuple[tuple[tuple[float, ...], ...], ...]]
     metric: dict[str, tuple[tuple[float, ...], ...]]
     curves: dict[str, tuple[tuple[tuple[float, ...], ...], ...]]
@@ -89,35 +89,24 @@ def measure(bench: Bench, *, steps: int | None = None) -> Outcome:
         trial = bench.trial(replace(settings, learning_rate=rate), seed)
         ways["with" if normalized else "without", rate, seed] = _follow(trial, steps, every)
         metric = trial.metric_name
-    kinds = KINDS
-    trains = tuple(all(ways[kind, rate, seed].trains for kind in kinds for seed in bench.seeds) for rate in rates)
-
-    def plain(rate: float) -> float:
-        return math.fsum(ways["without", rate, seed].metric for seed in bench.seeds)
-
-    at = max((rate for rate, both in zip(rates, trains, strict=True) if both), key=plain, default=None)
+    trains = {(r, seed): all(ways[kind, r, seed].trains for kind in KINDS) for r in rates for seed in bench.seeds}
+    at = tuple(max((r for r in rates if trains[r, seed]), default=None) for seed in bench.seeds)
     quantities = range(len(QUANTITIES))
+
+    def means(kind: str, rate: float) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(ways[kind, rate, seed].mean(q) for q in quantities) for seed in bench.seeds)
+
+    def curve(kind: str, seed: int, rate: float | None) -> tuple[tuple[float, ...], ...]:
+        return () if rate is None else tuple(zip(*ways[kind, rate, seed].looks, strict=True))
+
     numbers = Landscape(
         tuple(range(0, steps, every)),
         rates,
-        trains,
+        tuple(tuple(trains[rate, seed] for seed in bench.seeds) for rate in rates),
         at,
-        {
-            kind: tuple(
-                tuple(tuple(ways[kind, rate, seed].mean(q) for q in quantities) for seed in bench.seeds)
-                for rate in rates
-            )
-            for kind in kinds
-        },
-        {kind: tuple(tuple(ways[kind, rate, seed].metric for seed in bench.seeds) for rate in rates) for kind in kinds},
-        {
-            kind: tuple(
-                tuple(tuple(look[q] for look in ways[kind, at, seed].looks) for q in quantities)
-                for seed in (bench.seeds if at is not None else ())
-            )
-            for kind in kinds
-            if at is not None
-        },
+        {kind: tuple(means(kind, rate) for rate in rates) for kind in KINDS},
+        {kind: tuple(tuple(ways[kind, rate, seed].metric for seed in bench.seeds) for rate in rates) for kind in KINDS},
+        {kind: tuple(curve(kind, seed, r) for seed, r in zip(bench.seeds, at, strict=True)) for kind in KINDS},
     )
     return _outcome(numbers, metric, steps)
 
@@ -141,53 +130,67 @@ def _loss(trial: Trial) -> float:
     return float(trial.loss(trial.batch(2000)))
 
 
-def _ratios(numbers: Landscape, rate: int, quantity: int) -> tuple[float, ...]:
-    """Without divided by with, per seed."""
-    pairs = zip(numbers.means["without"][rate], numbers.means["with"][rate], strict=True)
-    return tuple(plain[quantity] / normalized[quantity] for plain, normalized in pairs)
+def _ratio(numbers: Landscape, rate: float | None, seed: int, quantity: int) -> float:
+    """Without divided by with; not a number where there is no such rate."""
+    if rate is None:
+        return math.nan
+    plain, normalized = (numbers.means[kind][numbers.rates.index(rate)][seed] for kind in ("without", "with"))
+    return plain[quantity] / normalized[quantity]
+
+
+def _ratios(numbers: Landscape, rates: Sequence[float | None], quantity: int) -> tuple[float, ...]:
+    """Per seed, at the seed's rate."""
+    return tuple(_ratio(numbers, rate, seed, quantity) for seed, rate in enumerate(rates))
 
 
 def _outcome(numbers: Landscape, metric: str, steps: int) -> Outcome:
     asked = (ASKED_RANGE, ASKED_CHANGE, None)
-    seeds = len(numbers.metric["with"][0])
-    at = None if numbers.at is None else numbers.rates.index(numbers.at)
-    where = "" if at is None else f" at a rate of {numbers.rates[at]:g}"
+    seeds = len(numbers.at)
+    nowhere = numbers.at.count(None)
+    note = f"with {nowhere} of {seeds} seeds no rate tried trains both networks" if nowhere else ""
     effects = [
         Effect(
-            f"{quantity}, without divided by with{where}",
-            (math.nan,) * seeds if at is None else _ratios(numbers, at, q),
+            f"{quantity}, without divided by with",
+            _ratios(numbers, numbers.at, q),
             unit="times",
             asked=asked[q],
-            note="nothing to compare: at no rate do both networks train" if at is None else "",
+            note=note,
         )
         for q, quantity in enumerate(QUANTITIES)
     ]
-    if at is None:
-        finding = f"At no rate tried ({', '.join(f'{r:g}' for r in numbers.rates)}) do both networks train"
+    if nowhere:
+        finding = f"With {nowhere} of {seeds} seeds no rate of {_listed(numbers.rates)} trains both networks"
     else:
         unit: Unit = "share" if metric == "accuracy" else ""
-        effects += [
-            Effect(f"test {metric} {kind} normalization{where}", numbers.metric[kind][at], unit=unit) for kind in KINDS
-        ]
+        for kind in KINDS:
+            reached = tuple(numbers.metric[kind][numbers.rates.index(r)][i] for i, r in enumerate(numbers.at) if r)
+            effects.append(Effect(f"test {metric} {kind} normalization", reached, unit=unit))
         finding = (
-            f"At a rate of {numbers.at:g}, where the network without does best, the loss ranges {effects[0].mean:.1f} "
-            f"times as far along the step without normalization, its gradient changes {effects[1].mean:.1f} times as "
-            f"much, and the effective smoothness is {effects[2].mean:.2f} times as large"
+            f"At the largest rate at which both networks train ({_listed(sorted({r for r in numbers.at if r}))}) the "
+            f"loss ranges {effects[0].mean:.1f} times as far along the step without normalization, its gradient "
+            f"changes {effects[1].mean:.1f} times as much, and the effective smoothness is {effects[2].mean:.2f} times "
+            "as large"
         )
-        others = [r for r, both in enumerate(numbers.trains) if both and r != at]
-        for r in others:
-            effects += [
-                Effect(f"{quantity}, the same at a rate of {numbers.rates[r]:g}", _ratios(numbers, r, q), unit="times")
-                for q, quantity in enumerate(QUANTITIES[:2])
-            ]
-        if others:
-            finding += "; " + ", ".join(
-                f"at {numbers.rates[r]:g} the loss ranges {_mean(_ratios(numbers, r, 0)):.1f} times as far and the "
-                f"gradient changes {_mean(_ratios(numbers, r, 1)):.1f} times as much"
-                for r in others
-            )
-    settings = BASE.to_dict() | {"steps": steps, "learning_rate": numbers.at}
+    for rate in _with_every_seed(numbers):
+        if rate in numbers.at:
+            continue
+        two = [
+            Effect(f"{name}, at a rate of {rate:g}", _ratios(numbers, (rate,) * seeds, q), unit="times")
+            for q, name in enumerate(QUANTITIES[:2])
+        ]
+        effects += two
+        finding += f"; at {rate:g} these are {two[0].mean:.1f} and {two[1].mean:.1f} times"
+    settings = BASE.to_dict() | {"steps": steps, "learning_rate": None}
     return Outcome(finding, tuple(effects), _charts(numbers, metric), numbers, settings)
+
+
+def _with_every_seed(numbers: Landscape) -> list[float]:
+    """The rates at which both networks train."""
+    return [rate for rate, both in zip(numbers.rates, numbers.trains, strict=True) if all(both)]
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _charts(numbers: Landscape, metric: str) -> tuple[Chart, ...]:
@@ -201,18 +204,17 @@ def _charts(numbers: Landscape, metric: str) -> tuple[Chart, ...]:
         marked=True,
     )
     training = Chart("Where both networks train", "At the end; where a network diverged there is no point.", (reached,))
-    if numbers.at is None:
+    if None in numbers.at:
         return (training,)
+    rates = _with_every_seed(numbers)
     ratios = Lines(
         Axis("learning rate", log=True),
         Axis("without divided by with", log=True),
         tuple(
             over_seeds(
                 quantity,
-                _where_both(numbers, numbers.rates),
-                list(
-                    zip(*_where_both(numbers, [_ratios(numbers, r, q) for r in range(len(numbers.rates))]), strict=True)
-                ),
+                rates,
+                [[_ratio(numbers, rate, seed, q) for rate in rates] for seed in range(len(numbers.at))],
             )
             for q, quantity in enumerate(QUANTITIES)
         ),
@@ -238,20 +240,9 @@ def _charts(numbers: Landscape, metric: str) -> tuple[Chart, ...]:
         for q, title in enumerate(QUANTITIES)
     )
     reading = (
-        f"Along the gradient, from a half to four times the rate of {numbers.at:g}; the smoothness is the change of "
+        "Along the gradient, from a half to four times the rate; the smoothness is the change of "
         "the gradient divided by the distance; the band spans the seeds."
     )
-    smoother = "Only rates at which both networks train; above 1 the surface is smoother with normalization."
-    return (
-        Chart("Along the step", reading, panels),
-        Chart("How much smoother, by learning rate", smoother, (ratios,)),
-        training,
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _where_both(numbers: Landscape, values: Sequence[Value]) -> list[Value]:
-    return [value for value, both in zip(values, numbers.trains, strict=True) if both]
+    smoother = "Rates at which both networks train with every seed; above 1 the surface is smoother with normalization."
+    by_rate = Chart("How much smoother, by learning rate", smoother, (ratios,))
+    return (Chart("Along the step", reading, panels), *((by_rate,) if rates else ()), training)
