@@ -123,7 +123,8 @@ def _gradients(x: Tensor, kind: str, normalized: bool, generator: torch.Generato
     """ln of the squared gradient in every layer's W x, the last layer's less itself; x: (B, features)."""
     norm = BatchNorm1d(WIDTH, affine=False, track_running_stats=False)
     gain = 2.0 if kind == "ReLU" and not normalized else 1.0  # without normalization nothing else keeps the scale
-    a, sums = x.float(), []
+    a = x.float()
+    sums: list[Tensor] = []
     for _ in range(DEPTH):
         z = a @ _draw(a.shape[1], gain, generator)
         if not sums:
@@ -132,7 +133,7 @@ def _gradients(x: Tensor, kind: str, normalized: bool, generator: torch.Generato
         sums.append(z)
         a = norm(z) if normalized else z
         a = torch.relu(a) if kind == "ReLU" else a
-    (a * torch.randn(a.shape, generator=generator)).sum().backward()
+    torch.autograd.backward(a, torch.randn(a.shape, generator=generator))
     squares = [float(z.grad.double().square().sum()) for z in sums if z.grad is not None]
     return tuple(math.log(square / squares[-1]) for square in squares)
 
