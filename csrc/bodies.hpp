@@ -38,7 +38,7 @@ BATCHNORM_INLINE typename M::Weights load_weights(const double* p, Part part) {
 }
 
 // y = activation((x - hi) * scale + start + residual)
-template <class M, class T, Act A, bool kExtras>
+template <class M, class T, Act A, bool kExtras, bool kTraining>
 struct ForwardBody {
   const T* x;
   T* y;
@@ -46,11 +46,18 @@ struct ForwardBody {
   Activation activation;
   bool weighted;
 
+  explicit ForwardBody(const Forward& f)
+      : x(static_cast<const T*>(f.x)),
+        y(static_cast<T*>(f.y)),
+        residual(static_cast<const T*>(f.residual)),
+        activation(f.activation),
+        weighted(f.weights != nullptr) {}
+
   template <bool kPast, class Lanes>
   BATCHNORM_INLINE void at(std::int64_t offset, Lanes lanes, const typename M::Apply& apply,
                            typename M::Weights w) const {
     using V = typename M::V;
-    V z = apply.exact_value(load_lanes<M>(x + offset, lanes, V{}));
+    V z = apply.template exact_value<!kTraining>(load_lanes<M>(x + offset, lanes, V{}));
     if constexpr (kExtras) {
       if (residual != nullptr) z += load_lanes<M>(residual + offset, lanes, V{});
     }
@@ -67,22 +74,24 @@ struct ForwardBody {
 };
 
 // sums of x - anchor and of its square
-template <class M, class T, bool kExtras>
+template <class M, class Sums, class T>
 struct MomentsBody {
+  static constexpr bool kMayWeigh = std::is_same_v<Sums, typename M::SureSums>;
   const T* x;
   bool weighted;
 
   template <class Lanes>
-  BATCHNORM_INLINE void at(std::int64_t offset, Lanes lanes, typename M::Anchor anchor, typename M::V rest,
-                           typename M::Weights w, typename M::Sums& sums) const {
+  BATCHNORM_INLINE void at(std::int64_t offset, Lanes lanes, typename Sums::Anchor anchor, typename M::Weights w,
+                           Sums& sums) const {
+    const auto rest = Sums::as_numbers(anchor);
     typename M::V v = load_lanes<M>(x + offset, lanes, rest);
-    if constexpr (kExtras) {
+    if constexpr (kMayWeigh) {
       if (weighted) {
         v = M::where_counted(w, v, rest);  // what does not count may be anything, NaN included
-        return M::add_weighted_moments(sums, v, anchor, w);
+        return sums.add_weighted_moments(v, anchor, w);
       }
     }
-    M::add_moments(sums, v, anchor);
+    sums.add_moments(v, anchor);
   }
 };
 
@@ -97,6 +106,16 @@ struct GradientBody {
   Activation activation;
   bool weighted;
   bool training;  // by constants, x itself is in no gradient, and may be anything
+
+  explicit GradientBody(const Backward& b)
+      : x(static_cast<const T*>(b.x)),
+        dy(static_cast<const T*>(b.dy)),
+        residual(static_cast<const T*>(b.residual)),
+        dx(static_cast<T*>(b.dx)),
+        dresidual(static_cast<T*>(b.dresidual)),
+        activation(b.activation),
+        weighted(b.weights != nullptr),
+        training(b.training) {}
 
   struct Both {
     typename M::V g, d;
@@ -126,11 +145,11 @@ struct GradientBody {
   }
 
   // sums of g and of g * d
-  template <class Lanes>
+  template <class Sums, class Lanes>
   BATCHNORM_INLINE void add(std::int64_t offset, Lanes lanes, const typename M::Apply& apply, typename M::Weights w,
-                            typename M::Sums& sums) const {
+                            Sums& sums) const {
     const Both v = both(offset, lanes, apply, w);
-    M::add_gradients(sums, v.g, v.d);
+    sums.add_gradients(v.g, v.d);
   }
 
   // dx = g * scale + w * (d * along + across)

@@ -2,8 +2,8 @@
 //
 //   mean = anchor + sum / M      m2 = squares - sum^2 / M      rstd = 1 / sqrt(m2 / M + eps)
 //
-// sum and squares are of x - anchor, the channel's first value: the difference cancels at most log2(M) bits of the 53
-// that float32 and narrower values leave. float64 takes a second look around the mean. All in long double.
+// sum and squares are of x - anchor, a first guess at the mean. Where the guess was far off, and always for float64, a
+// second look is taken around the mean that the first one found. In the arithmetic's Real.
 #pragma once
 
 #include <cstdlib>
@@ -50,35 +50,56 @@ class Scratch {
   void* memory_;
 };
 
-// mean and m2 around an anchor from the sums of x - anchor and its square, over `count` values.
-inline void set_moments(Centre centre, std::int64_t c, double anchor, WidePair sums, long double count) {
-  const long double some = count > 0 ? count : 1;
-  const long double mean = anchor + sums.first / some, m2 = sums.second - sums.first * sums.first / some;
-  const double hi = static_cast<double>(mean);
+template <class M>
+typename M::Real count_of(const Shape& s, const double* weights) {
+  if (weights == nullptr) return static_cast<typename M::Real>(s.rows * s.positions);
+  long double count = 0;
+  for (std::int64_t i = 0; i < s.rows * s.positions; ++i) count += weights[i];
+  return static_cast<typename M::Real>(count);
+}
+
+// Over few values roundings do not average out; nor is there much to gain.
+inline bool worth_short_sums(std::int64_t values) { return values >= 128; }
+
+// mean and m2 from the sums of x - anchor and its square, over `count` values.
+template <class Real>
+void set_moments(Centre centre, std::int64_t c, double anchor, Pair<Real> sums, Real count) {
+  const Real shift = sums.first / (count > 0 ? count : 1), m2 = sums.second - sums.first * shift;
+  const double hi = static_cast<double>(anchor + shift);
   centre.anchor()[c] = hi;
-  // Through the sum again: anchor + sum / count itself is rounded to long double.
-  centre.shift()[c] = static_cast<double>((static_cast<long double>(anchor) - hi) + sums.first / some);
+  centre.shift()[c] = static_cast<double>((static_cast<Real>(anchor) - hi) + shift);
   centre.m2()[c] = m2 < 0 ? 0.0 : static_cast<double>(m2);
 }
 
-// What a value is centred and scaled by, from the centre; sets rstd.
-inline Constants constants_of(Centre centre, std::int64_t c, long double variance, double eps, Parameter gamma,
-                              Parameter beta) {
-  const long double rstd = 1.0L / std::sqrt(variance + static_cast<long double>(eps));
-  Constants k;
-  k.mean_hi = centre.anchor()[c];
-  k.mean_lo = centre.shift()[c];
-  k.gamma = value_of(gamma, c, 1.0);
-  k.beta = value_of(beta, c, 0.0);
-  k.set_scale(k.gamma * rstd);
-  k.rstd = static_cast<double>(rstd);
-  centre.rstd()[c] = k.rstd;
+// What a second look measures from: the mean that the first one found, if it is a number.
+inline double second_guess(Centre centre, std::int64_t c, double first) {
+  return std::isfinite(centre.anchor()[c]) ? centre.anchor()[c] : first;
+}
+
+// What channel c is centred and scaled by, from the centre or, at test time, from the running statistics; sets rstd.
+template <class M>
+Constants<typename M::Real> constants_of(const Forward& f, std::int64_t c, typename M::Real count) {
+  using Real = typename M::Real;
+  if (!f.training) f.centre.anchor()[c] = value_of(f.running_mean, c, 0), f.centre.shift()[c] = 0;
+  const Real variance = f.training ? f.centre.m2()[c] / (count > 0 ? count : 1) : value_of(f.running_var, c, 1);
+  const Real rstd = 1 / std::sqrt(variance + static_cast<Real>(f.eps));
+  Constants<Real> k;
+  k.mean_hi = f.centre.anchor()[c];
+  k.mean_lo = f.centre.shift()[c];
+  k.gamma = value_of(f.gamma, c, 1.0);
+  k.beta = value_of(f.beta, c, 0.0);
+  k.scale = k.gamma * rstd;
+  k.rstd = f.centre.rstd()[c] = static_cast<double>(rstd);
   return k;
 }
 
+// The squared deviations that a channel of this pass has; at test time nobody knows them.
+inline double spread_of(const Centre& centre, bool training, std::int64_t c) { return training ? centre.m2()[c] : 0.0; }
+
 // running = (1 - momentum) * running + momentum * batch, the variance unbiased; false where the batch's are not finite.
-inline bool move_running(const Forward& f, std::int64_t c, long double count) {
-  const long double variance = f.centre.m2()[c] / (count - 1);
+template <class Real>
+bool move_running(const Forward& f, std::int64_t c, Real count) {
+  const Real variance = f.centre.m2()[c] / (count - 1);
   const double mean = f.centre.anchor()[c] + f.centre.shift()[c];
   const bool narrow = f.running_mean.element != Element::f64;
   const double limit = narrow ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
@@ -90,14 +111,15 @@ inline bool move_running(const Forward& f, std::int64_t c, long double count) {
 }
 
 // The forward pass's constants again, from the centre that it left.
-inline Constants known_constants(const Backward& b, std::int64_t c) {
-  Constants k;
+template <class M>
+Constants<typename M::Real> known_constants(const Backward& b, std::int64_t c) {
+  Constants<typename M::Real> k;
   k.mean_hi = b.centre.anchor()[c];
   k.mean_lo = b.centre.shift()[c];
   k.rstd = b.centre.rstd()[c];
   k.gamma = value_of(b.gamma, c, 1.0);
   k.beta = value_of(b.beta, c, 0.0);
-  k.set_scale(k.gamma * k.rstd);
+  k.scale = k.gamma * k.rstd;
   return k;
 }
 
@@ -106,20 +128,21 @@ struct Slope {
   double scale = 0, along = 0, across = 0;
 };
 
-inline Slope slope_of(const Backward& b, std::int64_t c, const Constants& k, double hi, WidePair sums,
-                      long double count) {
+template <class M>
+Slope slope_of(const Backward& b, std::int64_t c, const Constants<typename M::Real>& k, Pair<typename M::Real> sums,
+               typename M::Real count) {
+  using Real = typename M::Real;
   // sums.second is of g * (x - hi), and the mean is hi + rest.
-  const long double rest = (static_cast<long double>(k.mean_hi) - hi) + k.mean_lo;
-  const long double dgamma = (sums.second - rest * sums.first) * k.rstd;
+  const Real rest = (static_cast<Real>(k.mean_hi) - M::hi(k)) + k.mean_lo;
+  const Real dgamma = (sums.second - rest * sums.first) * k.rstd;
   if (b.dbeta.data != nullptr) set_value(b.dbeta, c, static_cast<double>(sums.first));
   if (b.dgamma.data != nullptr) set_value(b.dgamma, c, static_cast<double>(dgamma));
-  const long double scale = static_cast<long double>(k.scale) + k.scale_lost;
   Slope slope;
-  slope.scale = k.scale;
+  slope.scale = static_cast<double>(k.scale);
   if (b.training) {
-    const long double along = -scale * k.rstd * dgamma / count;
+    const Real share = -k.scale / (count > 0 ? count : 1), along = share * k.rstd * dgamma;
     slope.along = static_cast<double>(along);
-    slope.across = static_cast<double>(-scale * sums.first / count - rest * along);
+    slope.across = static_cast<double>(share * sums.first - rest * along);
   }
   return slope;
 }

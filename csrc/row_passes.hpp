@@ -1,6 +1,9 @@
 // The forward and backward passes over batches that lie as rows: which thread does which step of rows.hpp when.
 #pragma once
 
+#include <atomic>
+#include <vector>
+
 #include "rows.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
@@ -13,12 +16,12 @@ class RowArrays {
       : stride_(rows.stride),
         parts_(parts),
         memory_(static_cast<std::size_t>(rows.stride) * sizeof(double) *
-                static_cast<std::size_t>((parts + 1) * M::Sums::kArrays + 1 + (wide ? 8 : M::kConstants + 3))) {
+                static_cast<std::size_t>((parts + 1) * M::SureSums::kArrays + 1 + (wide ? 8 : M::kConstants + 3))) {
     // Lanes to spare are computed with, though nobody sees the result.
-    std::fill(anchors(), memory_.as<double>() + (parts + 1) * M::Sums::kArrays * stride_ +
+    std::fill(anchors(), memory_.as<double>() + (parts + 1) * M::SureSums::kArrays * stride_ +
                              (1 + (wide ? 8 : M::kConstants + 3)) * stride_, 0.0);
   }
-  double* part(std::int64_t k) const { return memory_.as<double>() + k * M::Sums::kArrays * stride_; }
+  double* part(std::int64_t k) const { return memory_.as<double>() + k * M::SureSums::kArrays * stride_; }
   double* sums() const { return part(parts_); }
   double* anchors() const { return part(parts_ + 1); }
   template <class Math>
@@ -35,6 +38,27 @@ class RowArrays {
   Scratch memory_;
 };
 
+// Which channels' first sums said enough. A channel's results depend on its own values alone: the second look that one of
+// them needs changes nothing for the others.
+class Settled {
+ public:
+  explicit Settled(std::int64_t channels) : settled_(static_cast<std::size_t>(channels)) {}
+  char operator[](std::int64_t c) const { return settled_[static_cast<std::size_t>(c)]; }
+  void set(std::int64_t c, bool settled) {
+    settled_[static_cast<std::size_t>(c)] = settled;
+    if (!settled) any_left_.store(true, std::memory_order_relaxed);
+  }
+  // For threads that have met; and for one that has channels of its own.
+  bool any_left() const { return any_left_.load(std::memory_order_relaxed); }
+  bool any_left(Range own) const { return std::find(&settled_[own.begin], &settled_[own.end], 0) != &settled_[own.end]; }
+
+ private:
+  std::vector<char> settled_;
+  std::atomic<bool> any_left_{false};
+};
+
+inline constexpr std::int64_t kLine = 64;  // columns that threads share begin at multiples of it
+
 // How the threads divide a pass. Nobody waits where each has columns of its own.
 struct Division {
   int threads;
@@ -46,22 +70,23 @@ struct Division {
   void meet(int all) const {
     if (!by_columns) batchnorm::BATCHNORM_VARIANT::meet(all);
   }
+  // The channels whose constants fall to a thread.
+  Range own(const Rows& rows, int thread, int all) const {
+    return share(rows.channels, thread, all, by_columns ? kLine : 1);
+  }
 };
-
-inline constexpr std::int64_t kLine = 64;  // columns that threads share begin at multiples of it
 
 // One thread's part of a pass over sums: adds up its chunks, or its columns of all chunks, and then calls
 // channel(c, sums) for each channel that falls to it.
 template <class M, class Sum, class Channel>
 void sum_rows(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all,
               const Sum& sum, const Channel& channel) {
-  Range own{0, rows.channels};
+  const Range own = division.own(rows, thread, all);
   if (division.by_columns) {
-    Range columns{0, rows.columns};
-    if (all > 1) own = columns = share(rows.columns, thread, all, kLine);
+    const Range columns = all > 1 ? own : Range{0, rows.columns};
     const Range padded{columns.begin, columns.end == rows.columns ? rows.stride : columns.end};
     const auto clear = [&](double* at) {
-      for (int a = 0; a < M::Sums::kArrays; ++a) {
+      for (int a = 0; a < M::SureSums::kArrays; ++a) {
         std::fill(at + a * rows.stride + padded.begin, at + a * rows.stride + padded.end, 0.0);
       }
     };
@@ -69,27 +94,28 @@ void sum_rows(const Rows& rows, const RowArrays<M>& arrays, const Division& divi
     for (std::int64_t k = 0; k < rows.chunks; ++k) {
       clear(arrays.part(0));
       sum(k, columns, arrays.part(0));
-      merge_columns<M>(arrays.sums(), arrays.part(0), columns, rows.stride);
+      merge_columns<typename M::SureSums>(arrays.sums(), arrays.part(0), columns, M::kLanes, rows.stride);
     }
   } else {
     const Range chunks = share(rows.chunks, thread, all);
     for (std::int64_t k = chunks.begin; k < chunks.end; ++k) {
-      std::memset(arrays.part(k), 0, static_cast<std::size_t>(M::Sums::kArrays * rows.stride) * sizeof(double));
+      std::memset(arrays.part(k), 0, static_cast<std::size_t>(M::SureSums::kArrays * rows.stride) * sizeof(double));
       sum(k, Range{0, rows.columns}, arrays.part(k));
     }
     division.meet(all);
     Range columns = share(rows.columns, thread, all, kLine);
     if (columns.end == rows.columns) columns.end = rows.stride;
-    for (int a = 0; a < M::Sums::kArrays; ++a) {
+    for (int a = 0; a < M::SureSums::kArrays; ++a) {
       std::fill(arrays.sums() + a * rows.stride + columns.begin, arrays.sums() + a * rows.stride + columns.end, 0.0);
     }
-    for (std::int64_t k = 0; k < rows.chunks; ++k) merge_columns<M>(arrays.sums(), arrays.part(k), columns, rows.stride);
+    for (std::int64_t k = 0; k < rows.chunks; ++k) {
+      merge_columns<typename M::SureSums>(arrays.sums(), arrays.part(k), columns, M::kLanes, rows.stride);
+    }
     division.meet(all);
-    own = share(rows.channels, thread, all);
   }
   for (std::int64_t c = own.begin; c < own.end; ++c) {
-    WidePair pair;
-    for (std::int64_t j = 0; j < rows.fold; ++j) pair.add(M::Sums::totals(arrays.sums() + j * rows.channels + c, rows.stride));
+    Pair<typename M::Real> pair;
+    for (std::int64_t j = 0; j < rows.fold; ++j) pair.add(M::SureSums::totals(arrays.sums() + j * rows.channels + c, rows.stride));
     channel(c, pair);
   }
   division.meet(all);
@@ -107,7 +133,8 @@ void write_rows(const Rows& rows, const Division& division, int thread, int all,
 
 // Channel c's constants to every column of it.
 template <class Math>
-void spread_constants(const Rows& rows, std::int64_t c, const Constants& k, typename Math::Number* arrays) {
+void spread_constants(const Rows& rows, std::int64_t c, const Constants<typename Math::Real>& k,
+                      typename Math::Number* arrays) {
   for (std::int64_t j = 0; j < rows.fold; ++j) Math::constants(k, arrays + j * rows.channels + c, rows.stride);
 }
 
@@ -128,122 +155,201 @@ bool may_store_past(const Rows& rows, const void* y) {
          reinterpret_cast<std::uintptr_t>(y) % bytes == 0 && rows.columns % M::kLanes == 0;
 }
 
+// A first guess at every channel's mean, see first_guess, to every column of it. sums: (C,) to work in.
+template <class M, class T>
+void spread_first_guesses(const Rows& rows, const T* x, const double* weights, double* anchors, double* sums) {
+  const std::int64_t channels = rows.channels, samples = std::min<std::int64_t>(M::kSamples, rows.rows);
+  if (weights != nullptr) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      anchors[c] = first_guess<M>(Shape{rows.rows, channels, 1}, c, x, weights);
+    }
+  } else {
+    const auto row = [&](std::int64_t i) { return x + i * (rows.rows / samples) * channels; };
+    for (std::int64_t c = 0; c < channels; ++c) sums[c] = anchors[c] = to_double(x[c]);
+    for (std::int64_t i = 1; i < samples; ++i) {
+      for (std::int64_t c = 0; c < channels; ++c) sums[c] += to_double(row(i)[c]);
+    }
+    for (std::int64_t i = 1; i < samples; ++i) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const double other = to_double(row(i)[c]);
+        anchors[c] = std::abs(other * samples - sums[c]) < std::abs(anchors[c] * samples - sums[c]) ? other : anchors[c];
+      }
+    }
+  }
+  for (std::int64_t j = 1; j < rows.fold; ++j) std::copy(anchors, anchors + channels, anchors + j * channels);
+}
+
+// The batch once more in Exact, where a channel leaves the range of the arithmetic that it was written in.
+template <class T, bool kTraining>
+void write_exactly(const Rows& rows, const Division& division, const Forward& f, double* constants, long double count) {
+  for (std::int64_t c = 0; c < rows.channels; ++c) {
+    spread_constants<Exact>(rows, c, constants_of<Exact>(f, c, count), constants);
+  }
+  const RowSteps<Exact, T, Act::any, true> steps{rows, f.weights};
+  spread(division.threads, [&](int thread, int all) {
+    write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
+      steps.template normalize<kTraining, false>(f, k, columns, constants);
+    });
+  });
+}
+
+// One thread's part of taking every channel's moments: a look, and where that did not settle a channel, another.
+// Calls known(c) for each channel that falls to the thread.
+template <class M, class FirstSums, class T, class Known>
+void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all, const T* x,
+                  const double* weights, Centre centre, typename M::Real count, double eps, Settled& settled,
+                  const Known& known) {
+  constexpr bool kSure = std::is_same_v<FirstSums, typename M::SureSums>;
+  const RowSteps<M, T, Act::none, kSure> steps{rows, weights};
+  const RowSteps<M, T, Act::none, true> surely{rows, weights};
+  const Range own = division.own(rows, thread, all);
+  sum_rows<M>(
+      rows, arrays, division, thread, all,
+      [&](std::int64_t k, Range columns, double* sums) {
+        steps.template moments<FirstSums>(x, k, columns, arrays.anchors(), sums);
+      },
+      [&](std::int64_t c, Pair<typename M::Real> sums) {
+        set_moments(centre, c, arrays.anchors()[c], sums, count);
+        settled.set(c, M::settled(sums, count, eps));
+        if (settled[c]) return known(c);
+        const double anchor = second_guess(centre, c, arrays.anchors()[c]);
+        for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * rows.channels + c] = anchor;
+      });
+  if (division.by_columns ? !settled.any_left(own) : !settled.any_left()) return;
+  sum_rows<M>(
+      rows, arrays, division, thread, all,
+      [&](std::int64_t k, Range columns, double* sums) {
+        surely.template moments<typename M::SureSums>(x, k, columns, arrays.anchors(), sums);
+      },
+      [&](std::int64_t c, Pair<typename M::Real> sums) {
+        if (settled[c]) return;
+        set_moments(centre, c, arrays.anchors()[c], sums, count);
+        known(c);
+      });
+}
+
 template <class M, class T, Act A, bool kExtras>
-std::int64_t forward_rows(const Forward& f) {
+std::int64_t train_rows(const Forward& f) {
   const std::int64_t channels = f.shape.channels;
   const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
   const Division division(rows, rows.rows * channels);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, true);
-  const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
   const T* x = static_cast<const T*>(f.x);
-  const long double count = f.training ? count_of(f.shape, f.weights) : 1;
-  const bool past = may_store_past<T, M>(rows, f.y), moves = f.training && f.running_mean.data != nullptr && count >= 2;
+  const typename M::Real count = count_of<M>(f.shape, f.weights);
+  const bool past = !kExtras && may_store_past<T, M>(rows, f.y), moves = f.running_mean.data != nullptr && count >= 2;
   std::atomic<std::int64_t> refused{0};
   std::atomic<bool> leaves_range{false};
+  Settled settled(channels);
 
   const auto settle = [&](std::int64_t c) {
-    const long double variance = f.training ? f.centre.m2()[c] / (count > 0 ? count : 1) : value_of(f.running_var, c, 1);
-    if (!f.training) f.centre.anchor()[c] = value_of(f.running_mean, c, 0), f.centre.shift()[c] = 0;
     if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
-    const Constants k = constants_of(f.centre, c, variance, f.eps, f.gamma, f.beta);
+    const auto k = constants_of<M>(f, c, count);
     spread_constants<M>(rows, c, k, arrays.template constants<M>());
-    if (!M::covers(k, f.training ? f.centre.m2()[c] : 0.0)) leaves_range.store(true, std::memory_order_relaxed);
-  };
-  const auto spread_anchor = [&](std::int64_t c, double anchor) {
-    for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * channels + c] = anchor;
-  };
-  if (f.training) {
-    for (std::int64_t c = 0; c < channels; ++c) spread_anchor(c, first_value(f.shape, c, x, f.weights));
-  } else {
-    for (std::int64_t c = 0; c < channels; ++c) settle(c);
-  }
-  const auto write = [&](auto math, int thread, int all) {
-    using Math = decltype(math);
-    write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
-      const auto* constants = arrays.template constants<Math>();
-      if constexpr (!std::is_same_v<Math, M>) {
-        return RowSteps<Math, T, Act::any, true>{rows, f.weights}.template normalize<Math, false>(f, k, columns, constants);
-      } else {
-        if constexpr (!kExtras) {
-          if (past) return steps.template normalize<Math, true>(f, k, columns, constants);
-        }
-        steps.template normalize<Math, false>(f, k, columns, constants);
-      }
-    });
+    if (!M::covers(k, f.centre.m2()[c])) leaves_range.store(true, std::memory_order_relaxed);
   };
   // By columns threads do not meet, and one may write before another knows of a channel that leaves the range: every
   // thread writes what it has, and such a batch is written once more.
+  spread_first_guesses<M>(rows, x, f.weights, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
-    for (int look = 0; f.training && look < (M::kTwoLooks ? 2 : 1); ++look) {
-      const bool last = look + 1 == (M::kTwoLooks ? 2 : 1);
-      sum_rows<M>(
-          rows, arrays, division, thread, all,
-          [&](std::int64_t k, Range columns, double* sums) { steps.moments(x, k, columns, arrays.anchors(), sums); },
-          [&](std::int64_t c, WidePair sums) {
-            set_moments(f.centre, c, arrays.anchors()[c], sums, count);
-            last ? settle(c) : spread_anchor(c, f.centre.anchor()[c]);
-          });
-    }
-    write(M{}, thread, all);
-  });
-  if constexpr (!std::is_same_v<M, Exact>) {
-    if (leaves_range) {
-      for (std::int64_t c = 0; c < channels; ++c) {
-        const long double variance = f.training ? f.centre.m2()[c] / (count > 0 ? count : 1) : value_of(f.running_var, c, 1);
-        const Constants k = constants_of(f.centre, c, variance, f.eps, f.gamma, f.beta);
-        spread_constants<Exact>(rows, c, k, arrays.template constants<Exact>());
+    const auto take = [&]<class FirstSums>(const FirstSums&) {
+      take_moments<M, FirstSums>(rows, arrays, division, thread, all, x, f.weights, f.centre, count, f.eps, settled,
+                                 settle);
+    };
+    f.weights == nullptr && worth_short_sums(rows.rows) ? take(typename M::Sums{}) : take(typename M::SureSums{});
+    const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
+    const auto* constants = arrays.template constants<M>();
+    write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
+      if constexpr (!kExtras) {
+        if (past) return steps.template normalize<true, true>(f, k, columns, constants);
       }
-      spread(division.threads, [&](int thread, int all) { write(Exact{}, thread, all); });
-    }
-  }
+      steps.template normalize<true, false>(f, k, columns, constants);
+    });
+  });
+  if (leaves_range) write_exactly<T, true>(rows, division, f, arrays.template constants<Exact>(), count);
   if (moves && f.batches != nullptr) ++*f.batches;
   return refused;
 }
 
 template <class M, class T, Act A, bool kExtras>
+void evaluate_rows(const Forward& f) {
+  const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
+  const Division division(rows, rows.rows * rows.channels);
+  const RowArrays<M> arrays(rows, 0, true);
+  auto* constants = arrays.template constants<M>();
+  for (std::int64_t c = 0; c < rows.channels; ++c) {
+    const auto k = constants_of<M>(f, c, 1);
+    spread_constants<M>(rows, c, k, constants);
+    if (!M::covers(k, 0)) return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(), 1);
+  }
+  const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
+  const bool past = !kExtras && may_store_past<T, M>(rows, f.y);
+  spread(division.threads, [&](int thread, int all) {
+    write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
+      if constexpr (!kExtras) {
+        if (past) return steps.template normalize<false, true>(f, k, columns, constants);
+      }
+      steps.template normalize<false, false>(f, k, columns, constants);
+    });
+  });
+}
+
+template <class M, class T, Act A, bool kExtras>
 void backward_rows(const Backward& b) {
   const std::int64_t channels = b.shape.channels;
-  if constexpr (!std::is_same_v<M, Exact>) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      if (!M::covers(known_constants(b, c), b.training ? b.centre.m2()[c] : 0.0)) {
-        return backward_rows<Exact, T, Act::any, true>(b);
-      }
-    }
-  }
   const Rows rows(b.shape, M::kLanes, b.weights == nullptr);
   const Division division(rows, rows.rows * channels);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const RowSteps<M, T, A, kExtras> steps{rows, b.weights};
-  const long double counted = b.training ? count_of(b.shape, b.weights) : 1, count = counted > 0 ? counted : 1;
-  const bool past = may_store_past<T, M>(rows, b.dx);
+  const RowSteps<M, T, Act::any, true> surely{rows, b.weights};
+  const typename M::Real count = b.training ? count_of<M>(b.shape, b.weights) : 1;
+  const bool past = !kExtras && may_store_past<T, M>(rows, b.dx);
   const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
   const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
+  const bool in_short = worth_short_sums(rows.rows);
   auto* constants = arrays.template constants<M>();
   auto* slopes = arrays.template slopes<M>();
+  Settled settled(channels);
 
   for (std::int64_t c = 0; c < channels; ++c) {
-    const Constants k = known_constants(b, c);
+    const auto k = known_constants<M>(b, c);
+    if constexpr (!std::is_same_v<M, Exact>) {
+      if (!M::covers(k, spread_of(b.centre, b.training, c))) return backward_rows<Exact, T, Act::any, true>(b);
+    }
     spread_constants<M>(rows, c, k, constants);
-    if (!sums_asked) spread_slope(rows, c, slope_of(b, c, k, M::hi(k), WidePair{}, count), slopes);
+    if (!sums_asked) spread_slope(rows, c, slope_of<M>(b, c, k, {}, count), slopes);
   }
   spread(division.threads, [&](int thread, int all) {
     if (sums_asked) {
+      const auto known = [&](std::int64_t c, Pair<typename M::Real> sums) {
+        spread_slope(rows, c, slope_of<M>(b, c, known_constants<M>(b, c), sums, count), slopes);
+      };
       sum_rows<M>(
           rows, arrays, division, thread, all,
           [&](std::int64_t k, Range columns, double* sums) {
-            steps.template sum_gradients<M>(b, k, columns, constants, sums);
+            in_short ? steps.template sum_gradients<typename M::Sums>(b, k, columns, constants, sums)
+                     : steps.template sum_gradients<typename M::SureSums>(b, k, columns, constants, sums);
           },
-          [&](std::int64_t c, WidePair sums) {
-            const Constants k = known_constants(b, c);
-            spread_slope(rows, c, slope_of(b, c, k, M::hi(k), sums, count), slopes);
+          [&](std::int64_t c, Pair<typename M::Real> sums) {
+            known(c, sums);
+            settled.set(c, M::settled(sums));
           });
+      if (division.by_columns ? settled.any_left(division.own(rows, thread, all)) : settled.any_left()) {
+        sum_rows<M>(
+            rows, arrays, division, thread, all,
+            [&](std::int64_t k, Range columns, double* sums) {
+              surely.template sum_gradients<typename M::SureSums>(b, k, columns, constants, sums);
+            },
+            [&](std::int64_t c, Pair<typename M::Real> sums) {
+              if (!settled[c]) known(c, sums);
+            });
+      }
     }
     if (!values_asked) return;
     write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
       if constexpr (!kExtras) {
-        if (past) return steps.template descend<M, true>(b, k, columns, constants, slopes);
+        if (past) return steps.template descend<true>(b, k, columns, constants, slopes);
       }
-      steps.template descend<M, false>(b, k, columns, constants, slopes);
+      steps.template descend<false>(b, k, columns, constants, slopes);
     });
   });
 }
@@ -251,27 +357,15 @@ void backward_rows(const Backward& b) {
 // Per-channel Moments of a matrix.
 template <class M, class T>
 void statistics_rows(const Statistics& s) {
-  const std::int64_t channels = s.shape.channels;
   const Rows rows(s.shape, M::kLanes, true);
-  const Division division(rows, rows.rows * channels);
+  const Division division(rows, rows.rows * rows.channels);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
-  const RowSteps<M, T, Act::none, false> steps{rows, nullptr};
   const T* x = static_cast<const T*>(s.x);
-  const Centre centre{s.block, channels};
-  const auto spread_anchor = [&](std::int64_t c, double anchor) {
-    for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * channels + c] = anchor;
-  };
-  for (std::int64_t c = 0; c < channels; ++c) spread_anchor(c, first_value(s.shape, c, x, nullptr));
+  Settled settled(rows.channels);
+  spread_first_guesses<M>(rows, x, nullptr, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
-    for (int look = 0; look < (M::kTwoLooks ? 2 : 1); ++look) {
-      sum_rows<M>(
-          rows, arrays, division, thread, all,
-          [&](std::int64_t k, Range columns, double* sums) { steps.moments(x, k, columns, arrays.anchors(), sums); },
-          [&](std::int64_t c, WidePair sums) {
-            set_moments(centre, c, arrays.anchors()[c], sums, s.shape.rows);
-            spread_anchor(c, centre.anchor()[c]);
-          });
-    }
+    take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr, Centre{s.block, rows.channels},
+                                          static_cast<typename M::Real>(rows.rows), 0.0, settled, [](std::int64_t) {});
   });
 }
 

@@ -7,9 +7,7 @@
 // Threads share the columns where there are many (nothing to wait for), else chunks of rows, whose sums meet once.
 #pragma once
 
-#include <atomic>
 #include <numeric>
-#include <vector>
 
 #include "slabs.hpp"
 
@@ -25,6 +23,8 @@ struct Rows {
   std::int64_t stride;               // of per-column arrays: columns, and lanes to spare
   std::int64_t rows_a_chunk, chunks;
 
+  static constexpr std::int64_t kFewestRows = 16;  // at once: what is loaded for a block of columns pays over so many
+
   Rows(const Shape& s, int lanes, bool may_fold) : rows(s.rows), channels(s.channels) {
     const std::int64_t whole = lanes / std::gcd<std::int64_t>(lanes, channels);
     if (may_fold && channels < 512 && whole * channels <= 2048 && rows >= 4 * whole) fold = whole;
@@ -32,7 +32,7 @@ struct Rows {
     columns = fold * channels;
     folded = rows / fold;
     stride = (columns + 2 * lanes - 1) / lanes * lanes;
-    rows_a_chunk = std::max<std::int64_t>(64, 65536 / columns);
+    rows_a_chunk = std::max<std::int64_t>(128, 65536 / columns);
     chunks = std::max<std::int64_t>(1, folded / rows_a_chunk);
   }
 
@@ -40,11 +40,11 @@ struct Rows {
   // The last chunk has what is left over, too.
   Range chunk(std::int64_t k) const { return {k * rows_a_chunk, k + 1 == chunks ? folded : (k + 1) * rows_a_chunk}; }
 
-  // Calls block(vectors, lanes, rows, column) over a chunk's rows and a range of columns.
+  // Calls block(vectors, lanes, rows, column) over a chunk's rows, at most `longest` at once, and a range of columns.
   template <int kBlock, int kLanes, class Block>
-  BATCHNORM_INLINE void over(std::int64_t k, Range columns_wanted, const Block& block) const {
+  BATCHNORM_INLINE void over(std::int64_t k, Range columns_wanted, std::int64_t longest, const Block& block) const {
     const Range range = chunk(k);
-    const std::int64_t at_once = std::max<std::int64_t>(8, 8192 / columns);
+    const std::int64_t at_once = std::min(longest, std::max<std::int64_t>(kFewestRows, 8192 / columns));
     for (std::int64_t r = range.begin; r < range.end; r += at_once) {
       across<kBlock, kLanes>({r, std::min(range.end, r + at_once)}, columns_wanted, block);
     }
@@ -70,109 +70,98 @@ inline constexpr int kLightBlock = 4, kHeavyBlock = 2;  // vectors whose state f
 inline constexpr int kLightBlock = 2, kHeavyBlock = 1;
 #endif
 
+inline constexpr std::int64_t kAnyLength = std::int64_t{1} << 40;
+
 template <class M, class T, Act A, bool kExtras>
 struct RowSteps {
   const Rows& rows;
   const double* weights;
   using Number = typename M::Number;
 
-  template <class Math>
-  BATCHNORM_INLINE typename Math::Weights weight(std::int64_t row) const {
+  BATCHNORM_INLINE typename M::Weights weight(std::int64_t row) const {
     if constexpr (kExtras) {
-      if (weights != nullptr) return Math::weights(weights[row]);
+      if (weights != nullptr) return M::weights(weights[row]);
     }
-    return typename Math::Weights{};
+    return typename M::Weights{};
   }
 
-  // sums: kArrays arrays of columns, added to. anchors: one array.
+  // sums: arrays of columns, added to. anchors: one array.
+  template <class Sums>
   void moments(const T* x, std::int64_t chunk, Range columns, const double* anchors, double* sums) const {
-    const MomentsBody<M, T, kExtras> body{x, weights != nullptr};
+    const MomentsBody<M, Sums, T> body{x, weights != nullptr};
     rows.template over<kLightBlock, M::kLanes>(
-        chunk, columns,
+        chunk, columns, Sums::kLongest,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
-          typename M::Sums held[kVectors];
-          typename M::Anchor anchor[kVectors];
+          Sums held[kVectors];
+          typename Sums::Anchor anchor[kVectors];
           BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
             held[v].load(sums + column + v * M::kLanes, rows.stride);
-            anchor[v] = M::anchors(anchors + column + v * M::kLanes);
+            anchor[v] = Sums::anchors(anchors + column + v * M::kLanes);
           }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-              body.at(at + v * M::kLanes, lanes, anchor[v], M::as_numbers(anchor[v]), weight<M>(r), held[v]);
+              body.at(at + v * M::kLanes, lanes, anchor[v], weight(r), held[v]);
             }
           }
           BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * M::kLanes, rows.stride);
         });
   }
 
-  template <class Math, bool kPast>
-  void normalize(const Forward& f, std::int64_t chunk, Range columns, const typename Math::Number* constants) const {
-    const ForwardBody<Math, T, A, kExtras> body{static_cast<const T*>(f.x), static_cast<T*>(f.y),
-                                                static_cast<const T*>(f.residual), f.activation, weights != nullptr};
-    rows.template over<kLightBlock, Math::kLanes>(
-        chunk, columns,
+  template <bool kTraining, bool kPast>
+  void normalize(const Forward& f, std::int64_t chunk, Range columns, const Number* constants) const {
+    const ForwardBody<M, T, A, kExtras, kTraining> body(f);
+    rows.template over<kLightBlock, M::kLanes>(
+        chunk, columns, kAnyLength,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
-          typename Math::Apply apply[kVectors];
-          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
+          typename M::Apply apply[kVectors];
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
+            apply[v] = M::apply(constants + column + v * M::kLanes, rows.stride);
+          }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-              body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r));
+              body.template at<kPast>(at + v * M::kLanes, lanes, apply[v], weight(r));
             }
           }
         });
   }
 
-  template <class Math>
-  auto gradients(const Backward& b) const {
-    return GradientBody<Math, T, A, kExtras>{static_cast<const T*>(b.x),
-                                             static_cast<const T*>(b.dy),
-                                             static_cast<const T*>(b.residual),
-                                             static_cast<T*>(b.dx),
-                                             static_cast<T*>(b.dresidual),
-                                             b.activation,
-                                             weights != nullptr,
-                                             b.training};
-  }
-
-  template <class Math>
-  void sum_gradients(const Backward& b, std::int64_t chunk, Range columns, const typename Math::Number* constants,
-                     double* sums) const {
-    const auto body = gradients<Math>(b);
-    rows.template over<kHeavyBlock, Math::kLanes>(
-        chunk, columns,
+  template <class Sums>
+  void sum_gradients(const Backward& b, std::int64_t chunk, Range columns, const Number* constants, double* sums) const {
+    const GradientBody<M, T, A, kExtras> body(b);
+    rows.template over<kHeavyBlock, M::kLanes>(
+        chunk, columns, Sums::kLongest,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
-          typename Math::Sums held[kVectors];
-          typename Math::Apply apply[kVectors];
+          Sums held[kVectors];
+          typename M::Apply apply[kVectors];
           BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-            held[v].load(sums + column + v * Math::kLanes, rows.stride);
-            apply[v] = Math::apply(constants + column + v * Math::kLanes, rows.stride);
+            held[v].load(sums + column + v * M::kLanes, rows.stride);
+            apply[v] = M::apply(constants + column + v * M::kLanes, rows.stride);
           }
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-              body.add(at + v * Math::kLanes, lanes, apply[v], weight<Math>(r), held[v]);
+              body.add(at + v * M::kLanes, lanes, apply[v], weight(r), held[v]);
             }
           }
-          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * Math::kLanes, rows.stride);
+          BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) held[v].store(sums + column + v * M::kLanes, rows.stride);
         });
   }
 
   // slopes: three arrays of columns, scale, along, across.
-  template <class Math, bool kPast>
-  void descend(const Backward& b, std::int64_t chunk, Range columns, const typename Math::Number* constants,
-               const typename Math::Number* slopes) const {
-    using V = typename Math::V;
-    const auto body = gradients<Math>(b);
-    rows.template over<kHeavyBlock, Math::kLanes>(
-        chunk, columns,
+  template <bool kPast>
+  void descend(const Backward& b, std::int64_t chunk, Range columns, const Number* constants, const Number* slopes) const {
+    using V = typename M::V;
+    const GradientBody<M, T, A, kExtras> body(b);
+    rows.template over<kHeavyBlock, M::kLanes>(
+        chunk, columns, kAnyLength,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
-          typename Math::Apply apply[kVectors];
+          typename M::Apply apply[kVectors];
           V scale[kVectors], along[kVectors], across[kVectors];
           BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-            const std::int64_t at = column + v * Math::kLanes;
-            apply[v] = Math::apply(constants + at, rows.stride);
+            const std::int64_t at = column + v * M::kLanes;
+            apply[v] = M::apply(constants + at, rows.stride);
             scale[v] = unaligned<V>(slopes + at);
             along[v] = unaligned<V>(slopes + rows.stride + at);
             across[v] = unaligned<V>(slopes + 2 * rows.stride + at);
@@ -180,8 +169,8 @@ struct RowSteps {
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
-              body.template at<kPast>(at + v * Math::kLanes, lanes, apply[v], scale[v], along[v], across[v],
-                                      weight<Math>(r));
+              body.template at<kPast>(at + v * M::kLanes, lanes, apply[v], scale[v], along[v], across[v],
+                                      weight(r));
             }
           }
         });
@@ -189,10 +178,10 @@ struct RowSteps {
 };
 
 // Adds one chunk's sums to the total's, in the order of the chunks.
-template <class M>
-void merge_columns(double* total, const double* part, Range columns, std::int64_t stride) {
-  for (std::int64_t c = columns.begin; c < columns.end; c += M::kLanes) {
-    typename M::Sums all, more;
+template <class Sums>
+void merge_columns(double* total, const double* part, Range columns, std::int64_t lanes, std::int64_t stride) {
+  for (std::int64_t c = columns.begin; c < columns.end; c += lanes) {
+    Sums all, more;
     all.load(total + c, stride);
     more.load(part + c, stride);
     all.merge(more);

@@ -2,11 +2,9 @@
 //
 // A slab that fits in the second-level cache is read from memory once: its statistics are taken, and it is normalized
 // from the cache, last chunk first, by the same thread. Larger slabs, and channels too few to go round, are cut into
-// chunks that threads share, with one meeting between the statistics and what follows.
+// chunks that threads share, with one meeting between the statistics and what follows. At test time, where nothing has to
+// be known first, values are taken in the order of memory.
 #pragma once
-
-#include <atomic>
-#include <vector>
 
 #include "bodies.hpp"
 #include "parallel.hpp"
@@ -23,23 +21,37 @@ struct Slabs {
   std::int64_t chunks() const { return (values() + kChunk - 1) / kChunk; }
   Range chunk(std::int64_t k) const { return {k * kChunk, std::min(values(), (k + 1) * kChunk)}; }
 
-  // Calls vector(offset in x, offset in weights, lanes, which of two sums) over a range of one channel's values.
+  // Calls vector(offset in x, offset in weights, lanes, which of two sums) over consecutive values.
   template <int kLanes, class Vector>
-  BATCHNORM_INLINE void over(std::int64_t channel, Range range, const Vector& vector) const {
-    std::int64_t row = range.begin / shape.positions, position = range.begin % shape.positions;
-    for (std::int64_t left = range.end - range.begin; left > 0;) {
-      const std::int64_t run = std::min(left, shape.positions - position);
-      const std::int64_t x = (row * shape.channels + channel) * shape.positions + position;
-      const std::int64_t w = row * shape.positions + position;
-      std::int64_t i = 0;
-      for (; i + 2 * kLanes <= run; i += 2 * kLanes) {
-        vector(x + i, w + i, Full{}, 0);
-        vector(x + i + kLanes, w + i + kLanes, Full{}, 1);
+  static BATCHNORM_INLINE void along(std::int64_t x, std::int64_t w, std::int64_t values, const Vector& vector) {
+    std::int64_t i = 0;
+    for (; i + 2 * kLanes <= values; i += 2 * kLanes) {
+      vector(x + i, w + i, Full{}, 0);
+      vector(x + i + kLanes, w + i + kLanes, Full{}, 1);
+    }
+    if (i + kLanes <= values) vector(x + i, w + i, Full{}, 0), i += kLanes;
+    if (i < values) vector(x + i, w + i, Part{static_cast<int>(values - i)}, 1);
+  }
+
+  // The same over a range of one channel's values; pause() after at most `longest` vectors for each sum, and at the end.
+  template <int kLanes, class Vector, class Pause>
+  BATCHNORM_INLINE void over(std::int64_t channel, Range range, std::int64_t longest, const Vector& vector,
+                             const Pause& pause) const {
+    const std::int64_t positions = shape.positions, a_row = shape.channels * positions;
+    const std::int64_t longest_run = std::max<std::int64_t>(1, longest - 1) * 2 * kLanes;
+    const std::int64_t rows_at_once = std::max<std::int64_t>(1, longest / (positions / (2 * kLanes) + 1));
+    for (std::int64_t at = range.begin; at < range.end; pause()) {
+      const std::int64_t row = at / positions, position = at - row * positions, left = range.end - at;
+      const std::int64_t x = row * a_row + channel * positions + position;
+      if (position > 0 || left < positions || positions > longest_run) {
+        const std::int64_t run = std::min({left, positions - position, longest_run});
+        along<kLanes>(x, at, run, vector);
+        at += run;
+      } else {
+        const std::int64_t rows = std::min(rows_at_once, left / positions);
+        for (std::int64_t r = 0; r < rows; ++r) along<kLanes>(x + r * a_row, at + r * positions, positions, vector);
+        at += rows * positions;
       }
-      for (; i < run; i += kLanes) {
-        vector(x + i, w + i, Part{static_cast<int>(std::min<std::int64_t>(kLanes, run - i))}, 0);
-      }
-      left -= run, ++row, position = 0;
     }
   }
 };
@@ -53,21 +65,26 @@ bool may_store_past(const Slabs& slabs, const void* y) {
          reinterpret_cast<std::uintptr_t>(y) % bytes == 0 && s.positions * static_cast<std::int64_t>(sizeof(T)) % bytes == 0;
 }
 
-// The first value of a channel that counts: what the others are measured from.
-template <class T>
-double first_value(const Shape& s, std::int64_t channel, const T* x, const double* weights) {
-  if (weights == nullptr) return to_double(x[channel * s.positions]);
-  for (std::int64_t i = 0; i < s.rows * s.positions; ++i) {
-    if (weights[i] > 0) return to_double(x[(i / s.positions * s.channels + channel) * s.positions + i % s.positions]);
+// A first guess at a channel's mean: of a few of its values the one nearest to their mean, or the first that counts. One
+// of the values themselves, because differences of values are exact more often: of whole numbers, of 16-bit ones.
+template <class M, class T>
+double first_guess(const Shape& s, std::int64_t channel, const T* x, const double* weights) {
+  const std::int64_t values = s.rows * s.positions;
+  const auto value = [&](std::int64_t i) {
+    return to_double(x[(i / s.positions * s.channels + channel) * s.positions + i % s.positions]);
+  };
+  if (weights != nullptr) {
+    for (std::int64_t i = 0; i < values; ++i) {
+      if (weights[i] > 0) return value(i);
+    }
+    return 0;
   }
-  return 0;
-}
-
-inline long double count_of(const Shape& s, const double* weights) {
-  if (weights == nullptr) return s.rows * s.positions;
-  long double count = 0;
-  for (std::int64_t i = 0; i < s.rows * s.positions; ++i) count += weights[i];
-  return count;
+  const std::int64_t samples = std::min<std::int64_t>(M::kSamples, values);
+  double sample[M::kSamples], sum = 0;
+  for (std::int64_t i = 0; i < samples; ++i) sum += sample[i] = value(i * (values / samples));
+  return *std::min_element(sample, sample + samples, [&](double a, double b) {
+    return std::abs(a * samples - sum) < std::abs(b * samples - sum);
+  });
 }
 
 // Every step of a pass over slabs, each for one chunk of one channel.
@@ -84,218 +101,87 @@ struct SlabSteps {
     return typename Math::Weights{};
   }
 
-  WidePair moments(const T* x, std::int64_t channel, std::int64_t chunk, double anchor) const {
-    typename M::Sums sums[2];
-    const MomentsBody<M, T, kExtras> body{x, weights != nullptr};
-    const auto centre = M::anchor(anchor);
-    const auto rest = splat(static_cast<typename M::Number>(anchor));
-    slabs.over<M::kLanes>(channel, slabs.chunk(chunk),
-                          [&](std::int64_t at, std::int64_t w, auto lanes, int which) BATCHNORM_LAMBDA {
-                            body.at(at, lanes, centre, rest, weight<M>(w, lanes), sums[which]);
-                          });
-    WidePair pair = sums[0].totals();
-    pair.add(sums[1].totals());
-    return pair;
+  // add(offset, weight's offset, lanes, sums) over one chunk.
+  template <class Sums, int kLanes, class Add>
+  BATCHNORM_INLINE auto summed(std::int64_t channel, std::int64_t chunk, const Add& add) const {
+    typename Sums::Total all;
+    Sums parts[2];
+    slabs.over<kLanes>(
+        channel, slabs.chunk(chunk), Sums::kLongest,
+        [&](std::int64_t at, std::int64_t w, auto lanes, int which) BATCHNORM_LAMBDA { add(at, w, lanes, parts[which]); },
+        [&]() BATCHNORM_LAMBDA {
+          take_in(all, parts[0]);
+          take_in(all, parts[1]);
+          parts[0] = parts[1] = Sums{};
+        });
+    return all.totals();
+  }
+
+  template <class Sums>
+  auto moments(const T* x, std::int64_t channel, std::int64_t chunk, double anchor) const {
+    const MomentsBody<M, Sums, T> body{x, weights != nullptr};
+    const auto centre = Sums::anchor(anchor);
+    return summed<Sums, M::kLanes>(channel, chunk,
+                                   [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+                                     body.at(at, lanes, centre, weight<M>(w, lanes), sums);
+                                   });
   }
 
   template <class Math, bool kPast>
-  void normalize_as(const Forward& f, std::int64_t channel, std::int64_t chunk, const Constants& k) const {
+  void normalize(const Forward& f, std::int64_t channel, std::int64_t chunk,
+                 const Constants<typename Math::Real>& k) const {
     typename Math::Number numbers[Math::kConstants];
     Math::constants(k, numbers, 1);
     const auto apply = Math::splat_apply(numbers);
-    const ForwardBody<Math, T, A, kExtras> body{static_cast<const T*>(f.x), static_cast<T*>(f.y),
-                                                static_cast<const T*>(f.residual), f.activation, weights != nullptr};
-    slabs.over<Math::kLanes>(channel, slabs.chunk(chunk),
-                             [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
-                               body.template at<kPast>(at, lanes, apply, weight<Math>(w, lanes));
-                             });
+    const ForwardBody<Math, T, A, kExtras, true> body(f);
+    slabs.over<Math::kLanes>(
+        channel, slabs.chunk(chunk), kChunk,
+        [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
+          body.template at<kPast>(at, lanes, apply, weight<Math>(w, lanes));
+        },
+        [] {});
   }
 
-  // The steps for a channel that leaves the range of M's numbers.
-  auto exactly() const { return SlabSteps<Exact, T, Act::any, true>{slabs, weights}; }
-
-  void normalize(const Forward& f, std::int64_t channel, std::int64_t chunk, const Constants& k, bool past) const {
-    if (!M::covers(k, f.training ? f.centre.m2()[channel] : 0.0)) {
-      return exactly().template normalize_as<Exact, false>(f, channel, chunk, k);
-    }
-    if constexpr (!kExtras) {
-      if (past) return normalize_as<M, true>(f, channel, chunk, k);
-    }
-    normalize_as<M, false>(f, channel, chunk, k);
+  // At test time: `values` consecutive ones of one channel.
+  template <bool kPast>
+  BATCHNORM_INLINE void evaluate(const ForwardBody<M, T, A, kExtras, false>& body, std::int64_t x, std::int64_t w,
+                                 std::int64_t values, const typename M::Number* numbers) const {
+    const auto apply = M::splat_apply(numbers);
+    Slabs::along<M::kLanes>(x, w, values, [&](std::int64_t at, std::int64_t w_at, auto lanes, int) BATCHNORM_LAMBDA {
+      body.template at<kPast>(at, lanes, apply, weight<M>(w_at, lanes));
+    });
   }
 
-  template <class Math>
-  auto gradients(const Backward& b) const {
-    return GradientBody<Math, T, A, kExtras>{static_cast<const T*>(b.x),
-                                             static_cast<const T*>(b.dy),
-                                             static_cast<const T*>(b.residual),
-                                             static_cast<T*>(b.dx),
-                                             static_cast<T*>(b.dresidual),
-                                             b.activation,
-                                             weights != nullptr,
-                                             b.training};
-  }
-
-  template <class Math>
-  WidePair sum_gradients_as(const Backward& b, std::int64_t channel, std::int64_t chunk, const Constants& k) const {
+  template <class Math, class Sums>
+  auto sum_gradients(const Backward& b, std::int64_t channel, std::int64_t chunk,
+                     const Constants<typename Math::Real>& k) const {
     typename Math::Number numbers[Math::kConstants];
     Math::constants(k, numbers, 1);
     const auto apply = Math::splat_apply(numbers);
-    const auto body = gradients<Math>(b);
-    typename Math::Sums sums[2];
-    slabs.over<Math::kLanes>(channel, slabs.chunk(chunk),
-                             [&](std::int64_t at, std::int64_t w, auto lanes, int which) BATCHNORM_LAMBDA {
-                               body.add(at, lanes, apply, weight<Math>(w, lanes), sums[which]);
-                             });
-    WidePair pair = sums[0].totals();
-    pair.add(sums[1].totals());
-    return pair;
+    const GradientBody<Math, T, A, kExtras> body(b);
+    return summed<Sums, Math::kLanes>(channel, chunk,
+                                      [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+                                        body.add(at, lanes, apply, weight<Math>(w, lanes), sums);
+                                      });
   }
 
   template <class Math, bool kPast>
-  void descend_as(const Backward& b, std::int64_t channel, std::int64_t chunk, const Constants& k,
-                  const Slope& slope) const {
+  void descend(const Backward& b, std::int64_t channel, std::int64_t chunk, const Constants<typename Math::Real>& k,
+               const Slope& slope) const {
     using Number = typename Math::Number;
     Number numbers[Math::kConstants];
     Math::constants(k, numbers, 1);
     const auto apply = Math::splat_apply(numbers);
     const auto scale = splat(static_cast<Number>(slope.scale)), along = splat(static_cast<Number>(slope.along)),
                across = splat(static_cast<Number>(slope.across));
-    const auto body = gradients<Math>(b);
-    slabs.over<Math::kLanes>(channel, slabs.chunk(chunk),
-                             [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
-                               body.template at<kPast>(at, lanes, apply, scale, along, across, weight<Math>(w, lanes));
-                             });
+    const GradientBody<Math, T, A, kExtras> body(b);
+    slabs.over<Math::kLanes>(
+        channel, slabs.chunk(chunk), kChunk,
+        [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
+          body.template at<kPast>(at, lanes, apply, scale, along, across, weight<Math>(w, lanes));
+        },
+        [] {});
   }
 };
-
-template <class M, class T, Act A, bool kExtras>
-std::int64_t forward_slabs(const Forward& f) {
-  const Slabs slabs{f.shape};
-  const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
-  const T* x = static_cast<const T*>(f.x);
-  const std::int64_t channels = f.shape.channels, chunks = slabs.chunks();
-  const long double count = f.training ? count_of(f.shape, f.weights) : 1;
-  const bool past = may_store_past<T, M>(slabs, f.y), moves = f.training && f.running_mean.data != nullptr && count >= 2;
-  const int threads = threads_for(channels * slabs.values());
-  std::atomic<std::int64_t> refused{0};
-
-  const auto settle = [&](std::int64_t c) {  // the channel's moments are known
-    const long double variance = f.training ? f.centre.m2()[c] / (count > 0 ? count : 1) : value_of(f.running_var, c, 1);
-    if (!f.training) f.centre.anchor()[c] = value_of(f.running_mean, c, 0), f.centre.shift()[c] = 0;
-    if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
-    return constants_of(f.centre, c, variance, f.eps, f.gamma, f.beta);
-  };
-
-  if (threads == 1 || channels >= 4 * threads) {
-    spread(threads, [&](int thread, int all) {
-      for (Range own = share(channels, thread, all); own.begin < own.end; ++own.begin) {
-        const std::int64_t c = own.begin;
-        double anchor = f.training ? first_value(f.shape, c, x, f.weights) : 0;
-        for (int look = 0; f.training && look < (M::kTwoLooks ? 2 : 1); ++look) {
-          WidePair sums;
-          for (std::int64_t k = 0; k < chunks; ++k) sums.add(steps.moments(x, c, k, anchor));
-          set_moments(f.centre, c, anchor, sums, count);
-          anchor = f.centre.anchor()[c];
-        }
-        const Constants constants = settle(c);
-        for (std::int64_t k = chunks; k-- > 0;) steps.normalize(f, c, k, constants, past);
-      }
-      finish_stores();
-    });
-  } else {
-    std::vector<WidePair> parts(static_cast<std::size_t>(f.training ? channels * chunks : 0));
-    std::vector<Constants> constants(static_cast<std::size_t>(channels));
-    spread(threads, [&](int thread, int all) {
-      const Range tasks = share(channels * chunks, thread, all), own = share(channels, thread, all);
-      for (int look = 0; f.training && look < (M::kTwoLooks ? 2 : 1); ++look) {
-        const auto anchor = [&](std::int64_t c) {
-          return look == 0 ? first_value(f.shape, c, x, f.weights) : f.centre.anchor()[c];
-        };
-        for (std::int64_t t = tasks.begin; t < tasks.end; ++t) {
-          parts[t] = steps.moments(x, t / chunks, t % chunks, anchor(t / chunks));
-        }
-        meet(all);
-        for (std::int64_t c = own.begin; c < own.end; ++c) {
-          WidePair sums;
-          for (std::int64_t k = 0; k < chunks; ++k) sums.add(parts[c * chunks + k]);
-          set_moments(f.centre, c, anchor(c), sums, count);
-        }
-        meet(all);
-      }
-      for (std::int64_t c = own.begin; c < own.end; ++c) constants[c] = settle(c);
-      meet(all);
-      for (std::int64_t t = tasks.end; t-- > tasks.begin;) {
-        steps.normalize(f, t / chunks, t % chunks, constants[t / chunks], past);
-      }
-      finish_stores();
-    });
-  }
-  if (moves && f.batches != nullptr) ++*f.batches;
-  return refused;
-}
-
-template <class M, class T, Act A, bool kExtras>
-void backward_slabs(const Backward& b) {
-  const Slabs slabs{b.shape};
-  const SlabSteps<M, T, A, kExtras> steps{slabs, b.weights};
-  const std::int64_t channels = b.shape.channels, chunks = slabs.chunks();
-  const long double counted = b.training ? count_of(b.shape, b.weights) : 1, count = counted > 0 ? counted : 1;
-  const bool past = may_store_past<T, M>(slabs, b.dx);
-  const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
-  const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
-  const int threads = threads_for(channels * slabs.values());
-
-  const auto known = [&](std::int64_t c) { return known_constants(b, c); };
-  const auto covered = [&](std::int64_t c, const Constants& k) { return M::covers(k, b.training ? b.centre.m2()[c] : 0.0); };
-  const auto sum = [&](std::int64_t c, std::int64_t chunk, const Constants& k) {
-    return covered(c, k) ? steps.template sum_gradients_as<M>(b, c, chunk, k)
-                         : steps.exactly().template sum_gradients_as<Exact>(b, c, chunk, k);
-  };
-  const auto slope = [&](std::int64_t c, const Constants& k, WidePair sums) {
-    return slope_of(b, c, k, covered(c, k) ? M::hi(k) : Exact::hi(k), sums, count);
-  };
-  const auto descend = [&](std::int64_t c, std::int64_t chunk, const Constants& k, const Slope& s) {
-    if (!covered(c, k)) return steps.exactly().template descend_as<Exact, false>(b, c, chunk, k, s);
-    if constexpr (!kExtras) {
-      if (past) return steps.template descend_as<M, true>(b, c, chunk, k, s);
-    }
-    steps.template descend_as<M, false>(b, c, chunk, k, s);
-  };
-
-  if (threads == 1 || channels >= 4 * threads) {
-    spread(threads, [&](int thread, int all) {
-      for (Range own = share(channels, thread, all); own.begin < own.end; ++own.begin) {
-        const std::int64_t c = own.begin;
-        const Constants k = known(c);
-        WidePair sums;
-        for (std::int64_t i = 0; sums_asked && i < chunks; ++i) sums.add(sum(c, i, k));
-        const Slope s = slope(c, k, sums);
-        for (std::int64_t i = chunks; values_asked && i-- > 0;) descend(c, i, k, s);
-      }
-      finish_stores();
-    });
-  } else {
-    std::vector<WidePair> parts(static_cast<std::size_t>(channels * chunks));
-    std::vector<Slope> slopes(static_cast<std::size_t>(channels));
-    spread(threads, [&](int thread, int all) {
-      const Range tasks = share(channels * chunks, thread, all), own = share(channels, thread, all);
-      for (std::int64_t t = tasks.begin; sums_asked && t < tasks.end; ++t) {
-        parts[t] = sum(t / chunks, t % chunks, known(t / chunks));
-      }
-      meet(all);
-      for (std::int64_t c = own.begin; c < own.end; ++c) {
-        WidePair sums;
-        for (std::int64_t k = 0; k < chunks; ++k) sums.add(parts[c * chunks + k]);
-        slopes[c] = slope(c, known(c), sums);
-      }
-      meet(all);
-      for (std::int64_t t = tasks.end; values_asked && t-- > tasks.begin;) {
-        descend(t / chunks, t % chunks, known(t / chunks), slopes[t / chunks]);
-      }
-      finish_stores();
-    });
-  }
-}
 
 }  // namespace batchnorm::BATCHNORM_VARIANT

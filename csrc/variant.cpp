@@ -1,5 +1,6 @@
 // One instruction set's kernels: the same source, compiled once for each with BATCHNORM_VARIANT naming it.
 #include "row_passes.hpp"
+#include "slab_passes.hpp"
 
 #define BATCHNORM_TEXT_OF(name) #name
 #define BATCHNORM_TEXT(name) BATCHNORM_TEXT_OF(name)
@@ -9,7 +10,10 @@ namespace {
 
 template <class M, class T, Act A, bool kExtras>
 std::int64_t forward_laid_out(const Forward& f) {
-  return f.shape.positions == 1 ? forward_rows<M, T, A, kExtras>(f) : forward_slabs<M, T, A, kExtras>(f);
+  const bool rows = f.shape.positions == 1;
+  if (f.training) return rows ? train_rows<M, T, A, kExtras>(f) : train_slabs<M, T, A, kExtras>(f);
+  rows ? evaluate_rows<M, T, A, kExtras>(f) : evaluate_slabs<M, T, A, kExtras>(f);
+  return 0;
 }
 
 template <class M, class T, Act A, bool kExtras>

@@ -1,0 +1,245 @@
+// The forward and backward passes over batches that lie as slabs: which thread does which step of slabs.hpp when.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "slabs.hpp"
+
+namespace batchnorm::BATCHNORM_VARIANT {
+
+// How the threads divide a pass: each has channels of its own, or, where those are too few to go round, all share the
+// chunks and meet.
+struct SlabDivision {
+  int threads;
+  bool by_channels;
+  explicit SlabDivision(const Shape& s)
+      : threads(threads_for(s.rows * s.channels * s.positions)), by_channels(threads == 1 || s.channels >= 4 * threads) {}
+};
+
+template <class M, class T, Act A, bool kExtras>
+std::int64_t train_slabs(const Forward& f) {
+  using Real = typename M::Real;
+  const Slabs slabs{f.shape};
+  const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
+  const SlabSteps<M, T, Act::any, true> surely{slabs, f.weights};
+  const SlabSteps<Exact, T, Act::any, true> exactly{slabs, f.weights};
+  const T* x = static_cast<const T*>(f.x);
+  const std::int64_t channels = f.shape.channels, chunks = slabs.chunks();
+  const Real count = count_of<M>(f.shape, f.weights);
+  const bool past = may_store_past<T, M>(slabs, f.y), moves = f.running_mean.data != nullptr && count >= 2;
+  const bool in_short = f.weights == nullptr && worth_short_sums(slabs.values());
+  const SlabDivision division(f.shape);
+  std::atomic<std::int64_t> refused{0};
+
+  const auto first_look = [&](std::int64_t c, std::int64_t k, double anchor) {
+    return in_short ? steps.template moments<typename M::Sums>(x, c, k, anchor)
+                    : surely.template moments<typename M::SureSums>(x, c, k, anchor);
+  };
+  const auto second_look = [&](std::int64_t c, std::int64_t k, double anchor) {
+    return surely.template moments<typename M::SureSums>(x, c, k, anchor);
+  };
+  const auto settle = [&](std::int64_t c) {  // the channel's moments are known
+    if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
+    return constants_of<M>(f, c, count);
+  };
+  const auto write = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k) {
+    if (!M::covers(k, f.centre.m2()[c])) {
+      return exactly.template normalize<Exact, false>(f, c, chunk, constants_of<Exact>(f, c, count));
+    }
+    if constexpr (!kExtras) {
+      if (past) return steps.template normalize<M, true>(f, c, chunk, k);
+    }
+    steps.template normalize<M, false>(f, c, chunk, k);
+  };
+
+  if (division.by_channels) {
+    spread(division.threads, [&](int thread, int all) {
+      for (Range own = share(channels, thread, all); own.begin < own.end; ++own.begin) {
+        const std::int64_t c = own.begin;
+        double anchor = first_guess<M>(f.shape, c, x, f.weights);
+        Pair<Real> sums;
+        for (std::int64_t k = 0; k < chunks; ++k) sums.add(first_look(c, k, anchor));
+        set_moments(f.centre, c, anchor, sums, count);
+        if (!M::settled(sums, count, f.eps)) {
+          anchor = second_guess(f.centre, c, anchor);
+          sums = {};
+          for (std::int64_t k = 0; k < chunks; ++k) sums.add(second_look(c, k, anchor));
+          set_moments(f.centre, c, anchor, sums, count);
+        }
+        const Constants<Real> constants = settle(c);
+        for (std::int64_t k = chunks; k-- > 0;) write(c, k, constants);
+      }
+      finish_stores();
+    });
+  } else {
+    std::vector<Pair<Real>> parts(static_cast<std::size_t>(channels * chunks));
+    std::vector<double> anchors(static_cast<std::size_t>(channels));
+    std::vector<char> settled(static_cast<std::size_t>(channels));
+    std::vector<Constants<Real>> constants(static_cast<std::size_t>(channels));
+    for (std::int64_t c = 0; c < channels; ++c) anchors[c] = first_guess<M>(f.shape, c, x, f.weights);
+    spread(division.threads, [&](int thread, int all) {
+      const Range tasks = share(channels * chunks, thread, all), own = share(channels, thread, all);
+      const auto gather = [&](std::int64_t c) {
+        Pair<Real> sums;
+        for (std::int64_t k = 0; k < chunks; ++k) sums.add(parts[c * chunks + k]);
+        set_moments(f.centre, c, anchors[c], sums, count);
+        return sums;
+      };
+      for (std::int64_t t = tasks.begin; t < tasks.end; ++t) {
+        parts[t] = first_look(t / chunks, t % chunks, anchors[t / chunks]);
+      }
+      meet(all);
+      for (std::int64_t c = own.begin; c < own.end; ++c) {
+        settled[c] = M::settled(gather(c), count, f.eps);
+        if (!settled[c]) anchors[c] = second_guess(f.centre, c, anchors[c]);
+      }
+      meet(all);
+      for (std::int64_t t = tasks.begin; t < tasks.end; ++t) {
+        if (!settled[t / chunks]) parts[t] = second_look(t / chunks, t % chunks, anchors[t / chunks]);
+      }
+      meet(all);
+      for (std::int64_t c = own.begin; c < own.end; ++c) {
+        if (!settled[c]) gather(c);
+        constants[c] = settle(c);
+      }
+      meet(all);
+      for (std::int64_t t = tasks.end; t-- > tasks.begin;) write(t / chunks, t % chunks, constants[t / chunks]);
+      finish_stores();
+    });
+  }
+  if (moves && f.batches != nullptr) ++*f.batches;
+  return refused;
+}
+
+template <class M, class T, Act A, bool kExtras>
+void evaluate_slabs(const Forward& f) {
+  const Slabs slabs{f.shape};
+  const Shape& s = f.shape;
+  std::vector<typename M::Number> numbers(static_cast<std::size_t>(s.channels * M::kConstants));
+  for (std::int64_t c = 0; c < s.channels; ++c) {
+    const auto k = constants_of<M>(f, c, 1);
+    if (!M::covers(k, 0)) return evaluate_slabs<Exact, T, Act::any, true>(f);
+    M::constants(k, &numbers[c * M::kConstants], 1);
+  }
+  const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
+  const bool past = !kExtras && may_store_past<T, M>(slabs, f.y);
+  const std::int64_t values = s.rows * s.channels * s.positions;
+  const auto write = [&]<bool kPast>(std::bool_constant<kPast>, Range own) {
+    const ForwardBody<M, T, A, kExtras, false> body(f);
+    std::int64_t slab = own.begin / s.positions, position = own.begin % s.positions;
+    for (std::int64_t x = own.begin; x < own.end;) {
+      const std::int64_t run = std::min(own.end - x, s.positions - position);
+      const std::int64_t row = slab / s.channels, channel = slab - row * s.channels;
+      steps.template evaluate<kPast>(body, x, row * s.positions + position, run, &numbers[channel * M::kConstants]);
+      x += run, ++slab, position = 0;
+    }
+  };
+  spread(threads_for(values), [&](int thread, int all) {
+    const Range own = share(values, thread, all, 64);
+    past ? write(std::true_type{}, own) : write(std::false_type{}, own);
+    finish_stores();
+  });
+}
+
+template <class M, class T, Act A, bool kExtras>
+void backward_slabs(const Backward& b) {
+  using Real = typename M::Real;
+  const Slabs slabs{b.shape};
+  const SlabSteps<M, T, A, kExtras> steps{slabs, b.weights};
+  const SlabSteps<M, T, Act::any, true> surely{slabs, b.weights};
+  const SlabSteps<Exact, T, Act::any, true> exactly{slabs, b.weights};
+  const std::int64_t channels = b.shape.channels, chunks = slabs.chunks();
+  const Real count = b.training ? count_of<M>(b.shape, b.weights) : 1;
+  const bool past = may_store_past<T, M>(slabs, b.dx);
+  const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
+  const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
+  const bool in_short = worth_short_sums(slabs.values());
+  const SlabDivision division(b.shape);
+
+  const auto known = [&](std::int64_t c) { return known_constants<M>(b, c); };
+  const auto covered = [&](std::int64_t c, const Constants<Real>& k) {
+    return M::covers(k, spread_of(b.centre, b.training, c));
+  };
+  const auto first_look = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k) {
+    return in_short ? steps.template sum_gradients<M, typename M::Sums>(b, c, chunk, k)
+                    : surely.template sum_gradients<M, typename M::SureSums>(b, c, chunk, k);
+  };
+  const auto second_look = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k) {
+    return surely.template sum_gradients<M, typename M::SureSums>(b, c, chunk, k);
+  };
+  const auto descend = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k, const Slope& s) {
+    if constexpr (!kExtras) {
+      if (past) return steps.template descend<M, true>(b, c, chunk, k, s);
+    }
+    steps.template descend<M, false>(b, c, chunk, k, s);
+  };
+  // A channel that leaves the range of M's numbers, by one thread.
+  const auto whole_channel = [&](std::int64_t c) {
+    const auto k = known_constants<Exact>(b, c);
+    Pair<long double> sums;
+    for (std::int64_t i = 0; sums_asked && i < chunks; ++i) {
+      sums.add(exactly.template sum_gradients<Exact, KeepingSums>(b, c, i, k));
+    }
+    const Slope slope = slope_of<Exact>(b, c, k, sums, static_cast<long double>(count));
+    for (std::int64_t i = chunks; values_asked && i-- > 0;) exactly.template descend<Exact, false>(b, c, i, k, slope);
+  };
+
+  if (division.by_channels) {
+    spread(division.threads, [&](int thread, int all) {
+      for (Range own = share(channels, thread, all); own.begin < own.end; ++own.begin) {
+        const std::int64_t c = own.begin;
+        const Constants<Real> k = known(c);
+        if (!covered(c, k)) {
+          whole_channel(c);
+          continue;
+        }
+        Pair<Real> sums;
+        for (std::int64_t i = 0; sums_asked && i < chunks; ++i) sums.add(first_look(c, i, k));
+        if (!M::settled(sums)) {
+          sums = {};
+          for (std::int64_t i = 0; i < chunks; ++i) sums.add(second_look(c, i, k));
+        }
+        const Slope s = slope_of<M>(b, c, k, sums, count);
+        for (std::int64_t i = chunks; values_asked && i-- > 0;) descend(c, i, k, s);
+      }
+      finish_stores();
+    });
+  } else {
+    std::vector<Pair<Real>> parts(static_cast<std::size_t>(channels * chunks));
+    std::vector<Slope> slopes(static_cast<std::size_t>(channels));
+    std::vector<char> settled(static_cast<std::size_t>(channels));
+    spread(division.threads, [&](int thread, int all) {
+      const Range tasks = share(channels * chunks, thread, all), own = share(channels, thread, all);
+      const auto gathered = [&](std::int64_t c) {
+        Pair<Real> sums;
+        for (std::int64_t k = 0; k < chunks; ++k) sums.add(parts[c * chunks + k]);
+        return sums;
+      };
+      for (std::int64_t t = tasks.begin; sums_asked && t < tasks.end; ++t) {
+        const Constants<Real> k = known(t / chunks);
+        if (covered(t / chunks, k)) parts[t] = first_look(t / chunks, t % chunks, k);
+      }
+      meet(all);
+      for (std::int64_t c = own.begin; c < own.end; ++c) settled[c] = M::settled(gathered(c));
+      meet(all);
+      for (std::int64_t t = tasks.begin; t < tasks.end; ++t) {
+        if (!settled[t / chunks]) parts[t] = second_look(t / chunks, t % chunks, known(t / chunks));
+      }
+      meet(all);
+      for (std::int64_t c = own.begin; c < own.end; ++c) {
+        const Constants<Real> k = known(c);
+        if (covered(c, k)) slopes[c] = slope_of<M>(b, c, k, gathered(c), count);
+        else whole_channel(c);
+      }
+      meet(all);
+      for (std::int64_t t = tasks.end; values_asked && t-- > tasks.begin;) {
+        const Constants<Real> k = known(t / chunks);
+        if (covered(t / chunks, k)) descend(t / chunks, t % chunks, k, slopes[t / chunks]);
+      }
+      finish_stores();
+    });
+  }
+}
+
+}  // namespace batchnorm::BATCHNORM_VARIANT
