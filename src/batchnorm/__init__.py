@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from batchnorm.predictor import load
     from batchnorm.statistics import adapt, average, recalibrate
-    from batchnorm.surgery import convert, freeze, revert, thaw
+    from batchnorm.surgery import convert, fold, freeze, revert, thaw
 
 __version__ = "0.1.0"
 
@@ -56,6 +56,7 @@ __all__ = [
     "average",
     "batch_norm",
     "convert",
+    "fold",
     "freeze",
     "half_life",
     "load",
@@ -86,6 +87,7 @@ _HOME = {
     "average": "batchnorm.statistics",
     "batch_norm": "batchnorm.functional",
     "convert": "batchnorm.surgery",
+    "fold": "batchnorm.surgery",
     "freeze": "batchnorm.surgery",
     "half_life": "batchnorm.nn",
     "load": "batchnorm.predictor",

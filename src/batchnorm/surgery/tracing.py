@@ -21,6 +21,7 @@ from batchnorm.surgery.patterns import IN_PLACE
 from batchnorm.surgery.randomness import Drawn, same_randomness
 
 _MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
+_MOST_KINDS = 27  # traces by what values could be: three values that are asked for their type
 
 
 class UnprovenError(Exception):
@@ -40,8 +41,13 @@ class Traces:
     several: str | None
 
 
-def traces(module: nn.Module) -> Traces:
+def traces(module: nn.Module, *, any_kind: bool = False) -> Traces:
     """Trace in training and at test time, with and without gradients, each optional argument given and not given.
+
+    Args:
+        module: whose forward it is; stays as it is.
+        any_kind: whether a forward may ask for the type of a value: it is then traced as if that were a tensor, a list,
+            and neither.
 
     Raises:
         UnprovenError: the forward looks at the type of a tensor, at its numbers or its sizes; draws random numbers in
@@ -54,7 +60,7 @@ def traces(module: nn.Module) -> Traces:
             absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
             stand_in = _without_numbers(module).train(training)
             with torch.set_grad_enabled(grad):
-                graphs.append(_traced(stand_in, absent))
+                graphs += _traced_as_any_kind(stand_in, absent) if any_kind else [_traced(stand_in, absent)]
     several = None
     if options:
         several = f"its forward has an optional argument, {next(iter(options))}"
@@ -92,11 +98,39 @@ def _without_numbers(module: nn.Module) -> nn.Module:
         raise UnprovenError(f"it cannot be copied: {error}") from error
 
 
-def _traced(module: nn.Module, absent: dict[str, Any]) -> fx.Graph:
+def _traced_as_any_kind(module: nn.Module, absent: dict[str, Any]) -> list[fx.Graph]:
+    """One graph for each way in which the questions for types could be answered."""
+    graphs: list[fx.Graph] = []
+    waiting: list[tuple[type, ...]] = [()]
+    while waiting:
+        if len(graphs) == _MOST_KINDS:
+            raise UnprovenError("it asks for the types of many values")
+        answers = _Answers(waiting.pop())
+        graphs.append(_traced(module, absent, answers))
+        settled, kinds = len(answers.given), tuple(answers.of.values())
+        for position in range(settled, len(kinds)):
+            waiting += [(*kinds[:position], other) for other in (list, _StandIn)]
+    return graphs
+
+
+class _Answers:
+    """What values are said to be: tensors, where nothing else is given, in the order in which they are asked."""
+
+    def __init__(self, given: tuple[type, ...]) -> None:
+        self.given, self.of = given, dict[fx.Node, type]()
+
+    def kind(self, node: fx.Node) -> type:
+        if node not in self.of:
+            number = len(self.of)
+            self.of[node] = self.given[number] if number < len(self.given) else torch.Tensor
+        return self.of[node]
+
+
+def _traced(module: nn.Module, absent: dict[str, Any], answers: _Answers | None = None) -> fx.Graph:
     before, drawn = _attributes(module), Drawn.so_far()
     with same_randomness():
         try:
-            graph = _StrictTracer().trace(module, absent or None)
+            graph = _StrictTracer(answers).trace(module, absent or None)
         except UnprovenError:
             raise
         except Exception as error:  # whatever a user's forward raises when it is handed stand-ins
@@ -115,9 +149,9 @@ def _traced(module: nn.Module, absent: dict[str, Any]) -> fx.Graph:
 class _StrictTracer(fx.Tracer):
     """Children are nodes; what a graph cannot say is an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: _Answers | None = None) -> None:
         super().__init__()
-        self._switches = _switches()
+        self._switches, self.answers = _switches(), answers
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -139,7 +173,11 @@ class _StandIn(fx.Proxy):
         asker = sys._getframe(1)
         if asker.f_globals.get("__name__", "").split(".")[0] == "torch" and asker.f_code.co_name != "is_tensor":
             return _StandIn
-        raise UnprovenError("it asks for the type of a value")
+        tracer: Any = self.tracer
+        answers: _Answers | None = tracer.answers
+        if answers is None:
+            raise UnprovenError("it asks for the type of a value")
+        return answers.kind(self.node)
 
 
 def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[_StandIn, Any], fx.Proxy]:

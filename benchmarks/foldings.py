@@ -1,0 +1,192 @@
+"""fold(model, example) on real architectures, family by family: layers folded, refused and why, and what it saves.
+
+    python -m benchmarks.foldings [--only PART] [--no-clock]
+
+Needs torchvision, timm and transformers (`make .venv/installed-models`); models are built without weights. A pair is a
+linear map and the batch norm layer that takes its output; layers before a linear map are counted by themselves, and
+those that stand beside none as alone. Each folded model was compared with the model by `fold` itself. Then folded and
+unfolded inference of two models is timed, in turns. Exits with 1 where a model fails or more than 5 % of the pairs are
+refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import statistics
+import time
+import traceback
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.conversion_cases import SIZES, Case, Inputs, cases
+from benchmarks.machine import append_row, line, machine
+from torch import nn
+
+from batchnorm.surgery.fold import fold
+from batchnorm.surgery.fold_check import outputs, randomized
+from batchnorm.surgery.fold_plan import Plan, plan
+from batchnorm.surgery.fold_report import Folding
+from batchnorm.surgery.record import Entry
+
+RESULTS = Path(__file__).parent / "results" / "foldings.csv"
+_MOST_REFUSED = 0.05
+_TIMED = (("torchvision", "resnet50"), ("timm", "efficientnet_lite0"))
+_TURNS = 9
+_COUNTS = ("layers", "folded", "refused", "refused_before", "alone")
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Print a line for each model and the sums, keep the rows, and time two models."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="models whose library, family and name hold this text")
+    parser.add_argument("--no-clock", action="store_true", help="count alone")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of the libraries
+    print(line())
+    rows = []
+    for case in cases():
+        if case.inputs is not None and given.only in f"{case.library} {case.family} {case.name}":
+            rows.append(measure(case))
+            print(_line(rows[-1]), flush=True)
+    print(_sums(rows))
+    if not given.only:
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    if not given.no_clock:
+        for case in cases():
+            if (case.library, case.name) in _TIMED and given.only in f"{case.library} {case.family} {case.name}":
+                timed(case)
+    pairs = sum(row["folded"] + row["refused"] for row in rows)
+    refused = sum(row["refused"] for row in rows)
+    raise SystemExit(any(row["problem"] for row in rows) or refused > _MOST_REFUSED * pairs)
+
+
+def measure(case: Case) -> Row:
+    """Fold one model."""
+    row: Row = {"library": case.library, "family": case.family, "model": case.name}
+    row |= dict.fromkeys(_COUNTS, 0)
+    row |= {"difference": "", "seconds": 0.0, "why": "", "problem": ""}
+    began = time.perf_counter()
+    try:
+        torch.manual_seed(0)
+        model = case.build().eval()
+        example = _example(model, case)
+        began = time.perf_counter()
+        report = _report(model, example)
+        if isinstance(report, Folding):
+            row["folded"] = len(report.folded)
+            row["difference"] = f"{max(report.measured.example, report.measured.randomized):.1e}"
+        row["refused"] = sum(_comes_last(entry) for entry in report.refused)
+        row["refused_before"] = len(report.refused) - row["refused"]
+        row["alone"] = len(report.alone)
+        row["layers"] = row["folded"] + len(report.refused) + row["alone"]
+        row["why"] = _reasons(report)
+    except Exception as error:  # whatever a library raises: the row says so, and the others go on
+        traceback.print_exc()
+        row["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    return row | {"version": metadata.version(case.library)} | machine()
+
+
+def timed(case: Case) -> None:
+    """Inference with and without, in turns; the answers are compared before."""
+    torch.manual_seed(0)
+    model = randomized(case.build()).eval()
+    assert case.inputs is not None
+    example = case.inputs(224)
+    folded = fold(model, example)
+    for expected, got in zip(outputs(model, example), outputs(folded, example), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    seconds: dict[str, list[float]] = {"unfolded": [], "folded": []}
+    with torch.no_grad():
+        for _ in range(_TURNS):
+            for name, which in (("unfolded", model), ("folded", folded)):
+                began = time.perf_counter()
+                which(example)
+                seconds[name].append(time.perf_counter() - began)
+    before, after = (statistics.median(seconds[name]) for name in ("unfolded", "folded"))
+    ratio = statistics.median(a / b for a, b in zip(seconds["unfolded"], seconds["folded"], strict=True))
+    print(f"{case.library} {case.name}: unfolded {before:.4f} s, folded {after:.4f} s, {ratio:.2f} times as fast")
+    row = {"case": f"{case.library} {case.name}", "unfolded_s": f"{before:.5f}", "folded_s": f"{after:.5f}"}
+    append_row("folded_inference", row | {"ratio": f"{ratio:.3f}"})
+
+
+def _example(model: nn.Module, case: Case) -> Inputs:
+    """The smallest input that the model takes at test time."""
+    assert case.inputs is not None
+    problem: Exception | None = None
+    for size in SIZES:
+        example = case.inputs(size)
+        try:
+            other = copy.deepcopy(model).eval()
+            with torch.no_grad():
+                other(**example) if isinstance(example, dict) else other(example)
+            return example
+        except Exception as error:  # another size, then
+            problem = error
+    raise RuntimeError(f"runs on no image size: {problem}")
+
+
+def _report(model: nn.Module, example: Inputs) -> Folding | Plan:
+    """What was folded; or, where nothing can be, what was found."""
+    try:
+        report: Folding = fold(model, example).fold_report
+        return report
+    except ValueError as error:
+        if not str(error).startswith("fold found no batch norm layer that can be folded"):
+            raise
+        found = plan(copy.deepcopy(model).eval(), example)
+        return Plan((), (*found.refused, *(pair.entry("outputs differ") for pair in found.pairs)), found.alone)
+
+
+def _comes_last(entry: Entry) -> bool:
+    """Whether the pair is a linear map and the layer after it: the ordinary one."""
+    return "Norm" in entry.what.rpartition("-> ")[2]
+
+
+def _reasons(report: Folding | Plan) -> str:
+    found: dict[str, int] = {}
+    for entry in report.refused:
+        text = f"{entry.what}: {entry.reason}"
+        found[text] = found.get(text, 0) + 1
+    return "; ".join(f"{number} x {text}" for text, number in found.items())
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row['library']:12s} {row['family']:22s} {row['model']:30s} {row['layers']:4d} layers, "
+        f"folded {row['folded']:4d}, refused {row['refused']:3d} and {row['refused_before']:3d} before a linear map, "
+        f"alone {row['alone']:3d}, "
+        f"{row['problem'] or row['difference']}, {row['seconds']} s {row['why']}"
+    )
+
+
+def _sums(rows: list[Row]) -> str:
+    lines = []
+    for library in dict.fromkeys(row["library"] for row in rows):
+        own = [row for row in rows if row["library"] == library]
+        total = {
+            name: sum(row[name] for row in own) for name in ("layers", "folded", "refused", "refused_before", "alone")
+        }
+        families = len({row["family"] for row in own})
+        pairs = total["folded"] + total["refused"]
+        lines.append(
+            f"{library}: {families} families, {len(own)} models ({sum(bool(row['problem']) for row in own)} with a "
+            f"problem), {total['layers']} layers: {total['folded']} folded, {total['refused']} refused "
+            f"({total['refused'] / max(pairs, 1):.1%} of the pairs), {total['refused_before']} refused before a "
+            f"linear map, {total['alone']} alone"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Whether one layer's output always goes to another layer and nowhere else: not on one example, but by the code.
+
+Two calls lie inside calls of other modules, up to the one that both lie in. Each of these forwards is traced on its
+own, in every mode and with every optional argument (`tracing`): in each of their graphs the value must go straight from
+the one layer to the other. What lies further out may depend on anything: it calls both layers or neither.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from torch import fx, nn
+
+from batchnorm.surgery.activations import is_nothing
+from batchnorm.surgery.fold_flow import Call
+from batchnorm.surgery.tracing import UnprovenError, traces
+
+_SHAPES = ("shape", "ndim", "dtype", "device")  # attributes that say nothing of a tensor's numbers
+_SIZES = ("size", "dim", "is_floating_point")
+
+
+class Proofs:
+    """Proofs about one model; every module is traced once at most."""
+
+    def __init__(self) -> None:
+        self._known: dict[nn.Module, tuple[fx.Graph, ...] | str] = {}
+
+    def why_not(self, first: Call, second: Call) -> str | None:
+        """Why it is not certain that the second layer takes what the first gives, and nobody else does."""
+        shared = 0
+        while first.way[shared] == second.way[shared]:
+            shared += 1
+        common = first.way[shared - 1][1]
+        outs, ins = ([module for _, module in call.way[shared:]] for call in (first, second))
+        try:
+            for graph in self._graphs(common):
+                _check_passed_on(graph, common, outs[0], ins[0], second)
+            for parent, child in pairwise(outs):
+                for graph in self._graphs(parent):
+                    _check_returned(graph, parent, child)
+            for parent, child in pairwise(ins):
+                for graph in self._graphs(parent):
+                    _check_taken(graph, parent, child)
+        except UnprovenError as error:
+            return str(error)
+        return None
+
+    def _graphs(self, module: nn.Module) -> tuple[fx.Graph, ...]:
+        if module not in self._known:
+            try:
+                self._known[module] = traces(module, any_kind=True).graphs
+            except UnprovenError as error:
+                self._known[module] = f"the forward of {type(module).__name__} is not certain: {error}"
+        known = self._known[module]
+        if isinstance(known, str):
+            raise UnprovenError(known)
+        return known
+
+
+def _check_passed_on(graph: fx.Graph, module: nn.Module, first: nn.Module, second: nn.Module, call: Call) -> None:
+    a, b = _calls(graph, module, first), _calls(graph, module, second)
+    if not a and not b:
+        return
+    name = type(module).__name__
+    if len(a) != 1 or len(b) != 1:
+        raise UnprovenError(f"{name} does not always call both once")
+    value = _followed(a[0], module)
+    if not b[0].args or b[0].args[0] is not value:
+        raise UnprovenError(f"{name} does not always hand the one's output to the other")
+    _check_alone(a[0], b[0], module)
+    if b[0].kwargs and second is not call.layer:
+        raise UnprovenError(f"{name} calls {type(second).__name__} with further arguments")
+
+
+def _check_returned(graph: fx.Graph, module: nn.Module, child: nn.Module) -> None:
+    found = _calls(graph, module, child)
+    output = next(node for node in graph.nodes if node.op == "output")
+    name = type(module).__name__
+    if len(found) != 1 or output.args[0] is not _followed(found[0], module):
+        raise UnprovenError(f"{name} does not always return what {type(child).__name__} gives")
+    _check_alone(found[0], output, module)
+
+
+def _check_taken(graph: fx.Graph, module: nn.Module, child: nn.Module) -> None:
+    found = _calls(graph, module, child)
+    first = next((node for node in graph.nodes if node.op == "placeholder"), None)
+    name = type(module).__name__
+    if first is None or len(found) != 1 or not found[0].args or found[0].args[0] is not _followed(first, module):
+        raise UnprovenError(f"{name} does not always hand its input to {type(child).__name__}")
+    _check_alone(first, found[0], module)
+
+
+def _calls(graph: fx.Graph, module: nn.Module, child: nn.Module) -> list[fx.Node]:
+    """The calls of a child; raises where its tensors are read besides."""
+    names = {name for name, found in module.named_modules(remove_duplicate=False) if found is child}
+    for node in graph.nodes:
+        if node.op == "get_attr" and any(str(node.target).startswith(f"{name}.") for name in names):
+            raise UnprovenError(f"{type(module).__name__} reads the parameters of {type(child).__name__} itself")
+    return [node for node in graph.nodes if node.op == "call_module" and str(node.target) in names]
+
+
+def _check_alone(value: fx.Node, user: fx.Node, module: nn.Module) -> None:
+    """Raise where anything but `user` takes the value, or what Identities make of it."""
+    while True:
+        others = [node for node in value.users if node is not user and not _asks_for_shape(node)]
+        passing = [node for node in others if _passes(node, module)]
+        if not others:
+            if user.all_input_nodes.count(value) == 1 and _occurrences(user, value) == 1:
+                return
+            raise UnprovenError(f"{type(module).__name__} uses the value in between twice")
+        if len(others) > 1 or not passing or user in value.users:
+            other = next((node for node in others if node not in passing), others[0])
+            raise UnprovenError(f"the value in between is also used by {_named(other, module)}")
+        value = passing[0]
+
+
+def _followed(value: fx.Node, module: nn.Module) -> fx.Node:
+    """The value once Identities have passed it on."""
+    while True:
+        users = [node for node in value.users if not _asks_for_shape(node)]
+        if len(users) != 1 or not _passes(users[0], module):
+            return value
+        value = users[0]
+
+
+def _passes(node: fx.Node, module: nn.Module) -> bool:
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return False
+    child = module.get_submodule(str(node.target))
+    return is_nothing(child) or (type(child) is nn.Dropout and child.p == 0)
+
+
+def _asks_for_shape(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target is getattr and node.args[1] in _SHAPES
+    return node.op == "call_method" and node.target in _SIZES
+
+
+def _occurrences(user: fx.Node, value: fx.Node) -> int:
+    found: list[Any] = []
+    fx.node.map_arg((user.args, user.kwargs), lambda node: found.append(node) if node is value else None)
+    return len(found)
+
+
+def _named(node: fx.Node, module: nn.Module) -> str:
+    if node.op == "output":
+        return f"whoever calls {type(module).__name__}"
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
