@@ -166,7 +166,7 @@ def refusal(name: str, refused: Tensor) -> str:
 
 
 def is_recomputation() -> bool:
-    """Whether this forward pass repeats one that has moved the running statistics already (activation checkpointing)."""
+    """Whether this pass repeats one that has moved the running statistics already (activation checkpointing)."""
     return not torch.compiler.is_compiling() and select.in_backward()
 
 
