@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from batchnorm.predictor import load
     from batchnorm.statistics import adapt, average, recalibrate
-    from batchnorm.surgery import convert, fold, freeze, revert, thaw
+    from batchnorm.surgery import convert, drop_redundant_bias, fold, freeze, insert, revert, thaw
 
 __version__ = "0.1.0"
 
@@ -56,9 +56,11 @@ __all__ = [
     "average",
     "batch_norm",
     "convert",
+    "drop_redundant_bias",
     "fold",
     "freeze",
     "half_life",
+    "insert",
     "load",
     "recalibrate",
     "revert",
@@ -87,9 +89,11 @@ _HOME = {
     "average": "batchnorm.statistics",
     "batch_norm": "batchnorm.functional",
     "convert": "batchnorm.surgery",
+    "drop_redundant_bias": "batchnorm.surgery",
     "fold": "batchnorm.surgery",
     "freeze": "batchnorm.surgery",
     "half_life": "batchnorm.nn",
+    "insert": "batchnorm.surgery",
     "load": "batchnorm.predictor",
     "recalibrate": "batchnorm.statistics",
     "revert": "batchnorm.surgery",

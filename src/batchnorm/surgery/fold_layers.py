@@ -56,6 +56,15 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED))
 
 
+def linears_in(module: nn.Module) -> Iterator[nn.Module]:
+    """The linear maps that a module's forward can call: its children, in lists and dictionaries too."""
+    for child in module.children():
+        if type(child) in (nn.ModuleList, nn.ModuleDict):
+            yield from linears_in(child)
+        elif is_linear(child):
+            yield child
+
+
 def norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every batch norm layer by its first name: torch's, ours, and other people's."""
     for name, module in model.named_modules():

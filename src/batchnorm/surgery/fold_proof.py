@@ -46,6 +46,26 @@ class Proofs:
             return str(error)
         return None
 
+    def users(self, module: nn.Module, child: nn.Module) -> list[fx.Node]:
+        """Who takes a child's output in a module's forward: one call in each graph in which the child is called.
+
+        Raises:
+            UnprovenError: it is called twice, or its output goes elsewhere too, or the forward cannot be traced.
+        """
+        found = []
+        for graph in self._graphs(module):
+            calls = _calls(graph, module, child)
+            if len(calls) > 1:
+                raise UnprovenError(f"{type(module).__name__} calls {type(child).__name__} {len(calls)} times")
+            if calls:
+                value = _followed(calls[0], module)
+                users = [node for node in value.users if not _asks_for_shape(node)]
+                if not users:
+                    raise UnprovenError(f"{type(module).__name__} does not use what {type(child).__name__} gives")
+                _check_alone(calls[0], users[0], module)
+                found.append(users[0])
+        return found
+
     def _graphs(self, module: nn.Module) -> tuple[fx.Graph, ...]:
         if module not in self._known:
             try:
