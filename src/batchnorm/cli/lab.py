@@ -148,7 +148,7 @@ def _show_claims(*, as_json: bool) -> None:
         return
     for experiment in experiments:
         typer.echo(f"{experiment.name:15s} {experiment.claim}")
-        typer.echo(f"{'':15s} unfair: {experiment.unfair}\n")
+    typer.echo("\nbatchnorm lab NAME runs one; its page says how it is measured, and when the comparison is unfair.")
 
 
 def _show(records: list[Record], missing: dict[str, str], page: Path, *, as_json: bool) -> None:
