@@ -14,7 +14,7 @@ from tests.cli.program import COMMAND, batchnorm, process
 
 from batchnorm.cli.app import app
 
-COMMANDS = ("train", "predict", "inspect", "demo", "env")
+COMMANDS = ("train", "predict", "inspect", "recalibrate", "fold", "export", "demo", "env")
 HEAVY = {"torch", "polars", "sklearn", "plotly", "pandas", "scipy", "safetensors"}
 
 

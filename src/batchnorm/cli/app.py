@@ -12,9 +12,12 @@ from batchnorm import __version__
 from batchnorm.cli.demo import demo
 from batchnorm.cli.ending import one_message, unwritten
 from batchnorm.cli.env import env
+from batchnorm.cli.export import export
+from batchnorm.cli.fold import fold
 from batchnorm.cli.inspect import inspect
 from batchnorm.cli.lab import lab
 from batchnorm.cli.predict import predict
+from batchnorm.cli.recalibrate import recalibrate
 from batchnorm.cli.train import train
 
 
@@ -40,6 +43,9 @@ app = typer.Typer(
 app.command()(train)
 app.command()(predict)
 app.command()(inspect)
+app.command()(recalibrate)
+app.command()(fold)
+app.command()(export)
 app.command()(lab)
 app.command()(demo)
 app.command()(env)
