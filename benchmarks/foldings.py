@@ -56,11 +56,7 @@ def main() -> None:
             rows.append(measure(case))
             print(_line(rows[-1]), flush=True)
     print(_sums(rows))
-    if not given.only:
-        with RESULTS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    _keep(rows)
     if not given.no_clock:
         for case in cases():
             if (case.library, case.name) in _TIMED and given.only in f"{case.library} {case.family} {case.name}":
@@ -68,6 +64,20 @@ def main() -> None:
     pairs = sum(row["folded"] + row["refused"] for row in rows)
     refused = sum(row["refused"] for row in rows)
     raise SystemExit(any(row["problem"] for row in rows) or refused > _MOST_REFUSED * pairs)
+
+
+def _keep(rows: list[Row]) -> None:
+    """Write the rows, beside those of other models from before."""
+    naming = ("library", "family", "model")
+    known: dict[tuple[Any, ...], Row] = {}
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            known = {tuple(row[name] for name in naming): row for row in csv.DictReader(file)}
+    known |= {tuple(row[name] for name in naming): row for row in rows}
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known[key] for key in sorted(known))
 
 
 def measure(case: Case) -> Row:

@@ -184,6 +184,44 @@ def test_pairs_across_modules() -> None:
     assert_folds(nn.Sequential(Nested()), torch.randn(2, 3, 6, 6))
 
 
+class Rows(nn.Module):
+    """Linear on (N, L, C), normalized as rows of C features: what vision transformers with batch norm do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.bn = nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return self.bn(y.flatten(0, 1)).reshape_as(y)  # type: ignore[no-any-return]
+
+
+def test_linear_on_three_dimensions_whose_rows_are_normalized() -> None:
+    assert_folds(Rows(), torch.randn(2, 5, 3))
+
+
+class Padding(nn.Module):
+    """Decides by sizes what happens before and after the pair, and checks its input: nothing of the pair hangs on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            raise ValueError("images expected")
+        if x.shape[-1] % 2 == 0:
+            x = nn.functional.pad(x, (1, 1, 1, 1))
+        if isinstance(x, list):
+            x = x[0]
+        y = self.bn(self.conv(x))
+        return y if x.mean() > 0 else -y  # type: ignore[no-any-return]
+
+
+def test_decisions_beside_a_pair_do_not_hinder() -> None:
+    assert_folds(Padding(), torch.randn(2, 3, 6, 6))
+
+
 def test_report_says_what_stayed_and_why() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.BatchNorm1d(4), nn.ReLU())
     found = report(fold(lived_in(model), torch.randn(5, 3)))

@@ -106,9 +106,9 @@ class Kept(Pieces):
     [
         (CalledTwice(), "BatchNorm2d is called 2 times"),
         (Branching(), "the value in between is also used by add"),
-        (ByData(), "the forward of ByData is not certain"),
-        (BySize(), "the forward of BySize is not certain"),
-        (ByArgument(), "the forward of ByArgument is not certain"),
+        (ByData(), "ByData does not always call both once"),
+        (BySize(), "BySize does not always call both once"),
+        (ByArgument(), "ByArgument does not always call both once"),
         (ByOption(), "ByOption does not always hand the one's output to the other"),
         (ByKind(), "ByKind does not always call both once"),
         (Returned(), "the value in between is also used by whoever calls Returned"),

@@ -31,9 +31,11 @@ class Call:
     given: frozenset[str]
 
     def takes_from(self, other: Call) -> bool:
-        """Whether the input is what the other call returned, untouched since."""
+        """Whether the input is what the other call returned, untouched since, or its rows: (N, L, C) as (N * L, C)."""
         a, b = self.input, other.output
-        return a is not None and b is not None and a[0] is b[0] and a[1] == b[1]
+        if a is None or b is None or a[1] != b[1]:
+            return False
+        return a[0] is b[0] or (a[0].dim() == 2 and b[0].dim() == 3 and _are_rows(a[0], b[0]))
 
 
 @dataclass
@@ -114,6 +116,14 @@ class _Recorder:
         further = given - {"input"} | {f"argument {number}" for number in range(2, len(args) + 1)}
         found = Call(module, tuple(self._stack.way), _seen(first), _seen(output), further)
         self._flow.calls.setdefault(module, []).append(found)
+
+
+def _are_rows(rows: Tensor, of: Tensor) -> bool:
+    return (
+        rows._base is not None
+        and rows._base is (of if of._base is None else of._base)
+        and (rows.data_ptr() == of.data_ptr() and rows.shape == (of.shape[0] * of.shape[1], of.shape[2]))
+    )
 
 
 def _seen(value: Any) -> tuple[Tensor, int] | None:

@@ -184,8 +184,11 @@ def _why_not_features(layer: Any, norm_call: Call, linear: Any, linear_call: Cal
     assert norm_call.input is not None
     assert linear_call.input is not None
     given = norm_call.input[0].dim()
-    wanted = 2 if isinstance(linear, nn.Linear) else len(linear.kernel_size) + 2
-    if given == wanted and linear_call.input[0].dim() == wanted:
+    if isinstance(linear, nn.Linear):
+        # With three dimensions Linear's rows may come to the layer as rows: what it took is then another tensor.
+        if given == 2 and (linear_call.input[0].dim() == 2 or norm_call.takes_from(linear_call)):
+            return None
+    elif given == linear_call.input[0].dim() == len(linear.kernel_size) + 2:
         return None
     name, shape = type(linear).__name__, tuple(norm_call.input[0].shape)
     if isinstance(linear, nn.Linear):

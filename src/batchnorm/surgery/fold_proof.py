@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from batchnorm.surgery.activations import is_nothing
@@ -17,6 +18,7 @@ from batchnorm.surgery.fold_flow import Call
 from batchnorm.surgery.tracing import UnprovenError, traces
 
 _SHAPES = ("shape", "ndim", "dtype", "device")  # attributes that say nothing of a tensor's numbers
+_LIKE = ("reshape_as", "view_as", "expand_as")  # methods that ask their argument for its shape
 _SIZES = ("size", "dim", "is_floating_point")
 
 
@@ -59,7 +61,7 @@ class Proofs:
                 raise UnprovenError(f"{type(module).__name__} calls {type(child).__name__} {len(calls)} times")
             if calls:
                 value = _followed(calls[0], module)
-                users = [node for node in value.users if not _asks_for_shape(node)]
+                users = [node for node in value.users if not _asks_for_shape(node, value)]
                 if not users:
                     raise UnprovenError(f"{type(module).__name__} does not use what {type(child).__name__} gives")
                 _check_alone(calls[0], users[0], module)
@@ -69,7 +71,7 @@ class Proofs:
     def _graphs(self, module: nn.Module) -> tuple[fx.Graph, ...]:
         if module not in self._known:
             try:
-                self._known[module] = traces(module, any_kind=True).graphs
+                self._known[module] = traces(module, every_way=True).graphs
             except UnprovenError as error:
                 self._known[module] = f"the forward of {type(module).__name__} is not certain: {error}"
         known = self._known[module]
@@ -123,7 +125,7 @@ def _calls(graph: fx.Graph, module: nn.Module, child: nn.Module) -> list[fx.Node
 def _check_alone(value: fx.Node, user: fx.Node, module: nn.Module) -> None:
     """Raise where anything but `user` takes the value, or what Identities make of it."""
     while True:
-        others = [node for node in value.users if node is not user and not _asks_for_shape(node)]
+        others = [node for node in value.users if node is not user and not _asks_for_shape(node, value)]
         passing = [node for node in others if _passes(node, module)]
         if not others:
             if user.all_input_nodes.count(value) == 1 and _occurrences(user, value) == 1:
@@ -138,20 +140,25 @@ def _check_alone(value: fx.Node, user: fx.Node, module: nn.Module) -> None:
 def _followed(value: fx.Node, module: nn.Module) -> fx.Node:
     """The value once Identities have passed it on."""
     while True:
-        users = [node for node in value.users if not _asks_for_shape(node)]
+        users = [node for node in value.users if not _asks_for_shape(node, value)]
         if len(users) != 1 or not _passes(users[0], module):
             return value
         value = users[0]
 
 
 def _passes(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node passes the value on as it is, or as rows of its features."""
+    if node.target in ("flatten", torch.flatten):  # (N, L, C) -> (N * L, C)
+        return tuple(node.args[1:]) == (0, 1) and not node.kwargs
     if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return False
     child = module.get_submodule(str(node.target))
     return is_nothing(child) or (type(child) is nn.Dropout and child.p == 0)
 
 
-def _asks_for_shape(node: fx.Node) -> bool:
+def _asks_for_shape(node: fx.Node, value: fx.Node) -> bool:
+    if node.op == "call_method" and node.target in _LIKE:
+        return node.args[0] is not value and _occurrences(node, value) == 1
     if node.op == "call_function":
         return node.target is getattr and node.args[1] in _SHAPES
     return node.op == "call_method" and node.target in _SIZES

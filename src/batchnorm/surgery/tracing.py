@@ -7,6 +7,7 @@ the way is written down nowhere, so everything that Python could decide by is tr
 from __future__ import annotations
 
 import copy
+import dis
 import inspect
 import itertools
 import sys
@@ -21,7 +22,7 @@ from batchnorm.surgery.patterns import IN_PLACE
 from batchnorm.surgery.randomness import Drawn, same_randomness
 
 _MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
-_MOST_KINDS = 27  # traces by what values could be: three values that are asked for their type
+_MOST_WAYS, _MOST_QUESTIONS = 64, 12  # traces by the answers to a forward's questions, and questions in one of them
 
 
 class UnprovenError(Exception):
@@ -41,13 +42,13 @@ class Traces:
     several: str | None
 
 
-def traces(module: nn.Module, *, any_kind: bool = False) -> Traces:
+def traces(module: nn.Module, *, every_way: bool = False) -> Traces:
     """Trace in training and at test time, with and without gradients, each optional argument given and not given.
 
     Args:
         module: whose forward it is; stays as it is.
-        any_kind: whether a forward may ask for the type of a value: it is then traced as if that were a tensor, a list,
-            and neither.
+        every_way: whether a forward may ask for the type of a value and whether something is true: it is then traced
+            with each answer; a type is a tensor's, a list's, or neither.
 
     Raises:
         UnprovenError: the forward looks at the type of a tensor, at its numbers or its sizes; draws random numbers in
@@ -60,7 +61,7 @@ def traces(module: nn.Module, *, any_kind: bool = False) -> Traces:
             absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
             stand_in = _without_numbers(module).train(training)
             with torch.set_grad_enabled(grad):
-                graphs += _traced_as_any_kind(stand_in, absent) if any_kind else [_traced(stand_in, absent)]
+                graphs += _traced_every_way(stand_in, absent) if every_way else [_traced(stand_in, absent)]
     several = None
     if options:
         several = f"its forward has an optional argument, {next(iter(options))}"
@@ -98,32 +99,65 @@ def _without_numbers(module: nn.Module) -> nn.Module:
         raise UnprovenError(f"it cannot be copied: {error}") from error
 
 
-def _traced_as_any_kind(module: nn.Module, absent: dict[str, Any]) -> list[fx.Graph]:
-    """One graph for each way in which the questions for types could be answered."""
+def _traced_every_way(module: nn.Module, absent: dict[str, Any]) -> list[fx.Graph]:
+    """One graph for each way in which the forward's questions could be answered; none for a way that it refuses."""
     graphs: list[fx.Graph] = []
-    waiting: list[tuple[type, ...]] = [()]
-    while waiting:
-        if len(graphs) == _MOST_KINDS:
-            raise UnprovenError("it asks for the types of many values")
+    waiting: list[tuple[Any, ...]] = [()]
+    for _ in range(_MOST_WAYS):
         answers = _Answers(waiting.pop())
-        graphs.append(_traced(module, absent, answers))
-        settled, kinds = len(answers.given), tuple(answers.of.values())
-        for position in range(settled, len(kinds)):
-            waiting += [(*kinds[:position], other) for other in (list, _StandIn)]
+        try:
+            graphs.append(_traced(module, absent, answers))
+        except UnprovenError as error:
+            if not _is_refusal(error.__cause__):
+                raise
+        for position in range(len(answers.given), len(answers.alternatives)):
+            before = tuple(answers.chosen[:position])
+            waiting += [(*before, other) for other in answers.alternatives[position][1:]]
+        if not waiting:
+            break
+    else:
+        raise UnprovenError("it asks many questions of its values")
+    if not graphs:
+        raise UnprovenError("its forward refuses whatever it is traced with")
     return graphs
 
 
-class _Answers:
-    """What values are said to be: tensors, where nothing else is given, in the order in which they are asked."""
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether somebody's forward itself raised this, by `raise` or `assert`: such a call has no result."""
+    trace = None if error is None else error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in ("torch", "batchnorm"):
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
 
-    def __init__(self, given: tuple[type, ...]) -> None:
-        self.given, self.of = given, dict[fx.Node, type]()
+
+class _Answers:
+    """What is said of values: the first alternative, where nothing else is given, in the order of the questions."""
+
+    def __init__(self, given: tuple[Any, ...]) -> None:
+        self.given = given
+        self.chosen: list[Any] = []
+        self.alternatives: list[tuple[Any, ...]] = []
+        self._kinds: dict[fx.Node, type] = {}
 
     def kind(self, node: fx.Node) -> type:
-        if node not in self.of:
-            number = len(self.of)
-            self.of[node] = self.given[number] if number < len(self.given) else torch.Tensor
-        return self.of[node]
+        """What type a value is of: a tensor, a list, or something else; the same whenever it is asked."""
+        if node not in self._kinds:
+            self._kinds[node] = self._choose((torch.Tensor, list, _StandIn))
+        return self._kinds[node]
+
+    def truth(self) -> bool:
+        """Whether a value is true."""
+        return bool(self._choose((True, False)))
+
+    def _choose(self, alternatives: tuple[Any, ...]) -> Any:
+        number = len(self.chosen)
+        if number == _MOST_QUESTIONS:
+            raise UnprovenError("it asks many questions of its values")
+        self.alternatives.append(alternatives)
+        self.chosen.append(self.given[number] if number < len(self.given) else alternatives[0])
+        return self.chosen[-1]
 
 
 def _traced(module: nn.Module, absent: dict[str, Any], answers: _Answers | None = None) -> fx.Graph:
@@ -158,6 +192,9 @@ class _StrictTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _StandIn(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return super().to_bool(obj) if self.answers is None else self.answers.truth()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _switches() != self._switches:
