@@ -109,9 +109,9 @@ def _key(chart: data.Chart) -> list[tuple[str, Any]]:
 
 
 def _legend_rows(names: Sequence[str], width: float) -> int:
-    """As few as hold the names, which go down before they go across, an inch being about 14 letters."""
+    """As few as hold the names, which go down before they go across, an inch being about 16 letters."""
     for rows in range(1, len(names)):
         columns = [names[i : i + rows] for i in range(0, len(names), rows)]
-        if sum(max(map(len, column)) / 14 + 0.65 for column in columns) < width:
+        if sum(max(map(len, column)) / 16 + 0.7 for column in columns) < width:
             return rows
     return len(names)

@@ -171,7 +171,9 @@ def _scale(axes: Axes, side: str, axis: data.Axis) -> None:
     axes.set(**{f"{side}label": textwrap.fill(axis.title, _LONG if side == "x" else _HIGH)})
     if axis.names:
         each = max(6, _LONG // len(axis.names)) if side == "x" else _LONG
-        own.set_ticks(range(len(axis.names)), [textwrap.fill(name, each) for name in axis.names])
+        own.set_ticks(
+            range(len(axis.names)), [textwrap.fill(name, each, break_long_words=False) for name in axis.names]
+        )
         axes.set(**{f"{side}lim": (-0.5, len(axis.names) - 0.5)})
         return
     if axis.log:
