@@ -201,7 +201,7 @@ def test_linear_on_three_dimensions_whose_rows_are_normalized() -> None:
 
 
 class Padding(nn.Module):
-    """Decides by sizes what happens before and after the pair, and checks its input: nothing of the pair hangs on it."""
+    """Decides by sizes what happens before and after the pair, and checks its input."""
 
     def __init__(self) -> None:
         super().__init__()

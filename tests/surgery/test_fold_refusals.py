@@ -210,6 +210,19 @@ def test_layer_called_with_a_mask_is_refused() -> None:
         fold(lived_in(Masked()), (torch.randn(5, 3), torch.tensor([True, True, False, True, True])))
 
 
+def test_layer_that_may_be_called_with_a_mask_is_refused_although_the_example_has_none() -> None:
+    class MayMask(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.bn = nn.Linear(3, 3), batchnorm.BatchNorm1d(3)
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return self.bn(self.linear(x), mask=mask)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match="MayMask may call BatchNorm1d with further arguments"):
+        fold(lived_in(MayMask()), torch.randn(5, 3))
+
+
 def test_linear_on_three_dimensions_is_refused_where_fx_is_silently_wrong() -> None:
     """torch.fx's fuse takes BatchNorm1d's channels, dimension 1 of (N, L, C), for Linear's features, the last."""
     torch.manual_seed(0)

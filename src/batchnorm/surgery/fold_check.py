@@ -47,7 +47,7 @@ class Measured:
     def __str__(self) -> str:
         return (
             f"relative differences in {self.dtype}: {self.example:.1e} on the example, {self.randomized:.1e} with "
-            f"randomized statistics; folded {self.own:.1e} from that in the model's own dtype"
+            f"randomized statistics; {self.own:.1e} in the model's own dtype"
         )
 
 
