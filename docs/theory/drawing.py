@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CARD, EDGE = "#fbfcfd", "#d9dee4"
-WIDTH, HEIGHT, LEGEND_ROW = 9.0, 3.1, 0.24  # inches
+WIDTH, HEIGHT, LEGEND_ROW, PAD = 9.0, 3.1, 0.24, 0.09  # inches
 MOST_ACROSS = 3
 FONTS = ["DejaVu Sans", "Verdana", "Segoe UI", "Helvetica", "Arial", "sans-serif"]
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "batchnorm",
     "font.family": FONTS[0],
@@ -75,6 +75,7 @@ def digest(chart: data.Chart) -> str:
 
 def _figure(chart: data.Chart) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     across = len(chart.panels) if len(chart.panels) <= MOST_ACROSS else math.ceil(len(chart.panels) / 2)
     down = math.ceil(len(chart.panels) / across)
@@ -82,7 +83,13 @@ def _figure(chart: data.Chart) -> Figure:
     width = WIDTH if across > 1 else 0.7 * WIDTH
     rows = _legend_rows([name for name, _ in entries], width)
     height = down * max(_height(panel) for panel in chart.panels) + rows * LEGEND_ROW
-    figure = Figure((width, height), layout="constrained", facecolor=CARD, edgecolor=EDGE, linewidth=1.5)
+    figure = Figure(
+        (width, height),
+        layout=ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD),
+        facecolor=CARD,
+        edgecolor=EDGE,
+        linewidth=1.5,
+    )
     for i, panel in enumerate(chart.panels):
         axes = figure.add_subplot(down, across, i + 1, facecolor=CARD)
         draw(axes, panel)
@@ -109,9 +116,9 @@ def _key(chart: data.Chart) -> list[tuple[str, Any]]:
 
 
 def _legend_rows(names: Sequence[str], width: float) -> int:
-    """As few as hold the names, which go down before they go across, an inch being about 16 letters."""
+    """As few as hold the names, which go down before they go across, an inch being about 17 letters."""
     for rows in range(1, len(names)):
         columns = [names[i : i + rows] for i in range(0, len(names), rows)]
-        if sum(max(map(len, column)) / 16 + 0.7 for column in columns) < width:
+        if sum(max(map(len, column)) / 17 + 0.7 for column in columns) < width:
             return rows
     return len(names)

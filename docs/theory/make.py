@@ -16,6 +16,8 @@ if __name__ == "__main__":
 from docs.theory import drawing, filling, kept  # noqa: E402
 from docs.theory.course import PAGES  # noqa: E402
 
+from batchnorm.lab.charts import Chart  # noqa: E402
+
 PICTURES = HERE / "pictures"
 
 
@@ -36,7 +38,7 @@ def pages() -> dict[Path, str]:
     return made | {HERE / "README.md": filling.index(records)}
 
 
-def pictures() -> dict[Path, drawing.data.Chart]:
+def pictures() -> dict[Path, Chart]:
     """Every chart that a page shows, by its picture's file."""
     records = [kept.read(name) for name in PAGES if name in kept.there()]
     return {PICTURES / file: chart for r in records for file, chart in filling.pictured(r.name, r).items()}

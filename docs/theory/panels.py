@@ -92,7 +92,7 @@ def named(panel: data.Panel) -> Iterator[tuple[str, Any]]:
         elif isinstance(panel, data.Contour):
             yield one.name, Line2D([], [], color=CONTRAST, marker=style.marker, markersize=4)
         else:
-            joined = style.dash if not isinstance(panel, data.Points) else "none"
+            joined: Any = style.dash if not isinstance(panel, data.Points) else "none"
             pointed = style.marker if isinstance(panel, data.Points) or panel.marked else "none"
             mark = Line2D([], [], color=style.color, linestyle=joined, marker=pointed, markersize=5)
             if isinstance(panel, data.Points) and i % 2:
@@ -107,7 +107,7 @@ def named(panel: data.Panel) -> Iterator[tuple[str, Any]]:
 def _series(axes: Axes, panel: data.Lines | data.Points) -> None:
     joined = isinstance(panel, data.Lines)
     for i, (one, style) in enumerate(zip(panel.series, styles(panel.series), strict=True)):
-        marker = style.marker if not joined or panel.marked else "none"
+        marker = style.marker if isinstance(panel, data.Points) or panel.marked else "none"
         dash = style.dash if joined else "none"
         size = 4.5 if len(one.x) <= _MANY else 2
         line = axes.plot(one.x, one.y, color=style.color, linestyle=dash, marker=marker, markersize=size, linewidth=1.6)
