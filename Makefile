@@ -30,6 +30,7 @@ bench: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.input_norm
 	$(BIN)/python -m benchmarks.resnet --seconds 40
+	$(BIN)/python -m benchmarks.recalibrate --seconds 5
 	$(BIN)/python -m benchmarks.render
 
 bench-all: .venv/installed-dev .venv/installed-models
@@ -40,6 +41,8 @@ bench-all: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.resnet
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.conversions
+	$(BIN)/python -m benchmarks.foldings
+	$(BIN)/python -m benchmarks.recalibrate
 	$(BIN)/python -m benchmarks.render
 
 # The kernels under the sanitizers, driven from C++: overruns, undefined behaviour, races. Ten minutes on two cores.

@@ -18,6 +18,10 @@ TITLES = {
     "prediction": "Prediction (`python -m benchmarks.prediction`)",
     "input_norm": "InputNorm.fit (`python -m benchmarks.input_norm`)",
     "conversions": "convert(model) on real architectures (`python -m benchmarks.conversions`)",
+    "recalibrate": "recalibrate beside torch's update_bn (`python -m benchmarks.recalibrate`)",
+    "foldings": "fold(model, example) on real architectures (`python -m benchmarks.foldings`)",
+    "folded_inference": "Inference, folded and not (`python -m benchmarks.foldings`)",
+    "lab_mnist": "The laboratory on MNIST, the paper's network (`python -m benchmarks.lab_mnist`)",
     "resnet": "A ResNet-18-like step, converted and untouched (`python -m benchmarks.resnet`)",
 }
 _NAMES = ("mode", "case", "claim", "family", "architecture", "what", "rival", "inputs", "layout", "dtype")

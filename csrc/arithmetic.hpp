@@ -37,17 +37,21 @@ struct Fast {
   using Sums = ShortSums;      // where `settled` says that they do
   using SureSums = WideSums;
   static constexpr int kLanes = kFloats;
-  static constexpr int kSamples = 8;    // whose mean the values are measured from, see first_guess
+  static constexpr int kSamples = 8;    // that a first guess at the mean is made from, for short sums
   static constexpr int kConstants = 5;  // per channel: hi, scale, start, and what rounding took from scale and start
 
-  // Whether sums of deviations and squares say enough: float held them, and they are not far from the mean.
+  // Whether sums of deviations and squares say enough: float held them, and they are not far from the mean. Double does.
+  template <class OfKind>
   static bool settled(Pair<double> sums, double count, double eps) {
+    if constexpr (std::is_same_v<OfKind, SureSums>) return true;
     const double mean = sums.first / count, variance = (sums.second - sums.first * mean) / count;
     if (sums.first == 0 && sums.second == 0) return eps > 1e-30;  // constant, or too small to tell, and to matter
     return variance > 1e-30 && variance < 1e30 && mean * mean <= 4 * variance;
   }
   // The same of sums of gradients.
+  template <class OfKind>
   static bool settled(Pair<double> sums) {
+    if constexpr (std::is_same_v<OfKind, SureSums>) return true;
     const double first = std::abs(sums.first), second = std::abs(sums.second);
     return (first == 0 && second == 0) || (first < 1e30 && second < 1e30 && second > 1e-25);
   }
@@ -113,7 +117,9 @@ struct Exact {
   static constexpr int kConstants = 5;
 
   // Always a second look, at the squares around the mean that the first one found.
+  template <class>
   static bool settled(Pair<long double>, long double, double) { return false; }
+  template <class>
   static bool settled(Pair<long double>) { return true; }
 
   using Weights = VD;

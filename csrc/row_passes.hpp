@@ -1,135 +1,9 @@
-// The forward and backward passes over batches that lie as rows: which thread does which step of rows.hpp when.
+// The forward and backward passes over batches that lie as rows: what is computed when.
 #pragma once
 
-#include <atomic>
-#include <vector>
-
-#include "rows.hpp"
+#include "row_division.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
-
-// The arrays of one pass, in one block: sums of every chunk, their total, anchors, constants and slopes per column.
-template <class M>
-class RowArrays {
- public:
-  RowArrays(const Rows& rows, std::int64_t parts, bool wide)
-      : stride_(rows.stride),
-        parts_(parts),
-        memory_(static_cast<std::size_t>(rows.stride) * sizeof(double) *
-                static_cast<std::size_t>((parts + 1) * M::SureSums::kArrays + 1 + (wide ? 8 : M::kConstants + 3))) {
-    // Lanes to spare are computed with, though nobody sees the result.
-    std::fill(anchors(), memory_.as<double>() + (parts + 1) * M::SureSums::kArrays * stride_ +
-                             (1 + (wide ? 8 : M::kConstants + 3)) * stride_, 0.0);
-  }
-  double* part(std::int64_t k) const { return memory_.as<double>() + k * M::SureSums::kArrays * stride_; }
-  double* sums() const { return part(parts_); }
-  double* anchors() const { return part(parts_ + 1); }
-  template <class Math>
-  typename Math::Number* constants() const {
-    return reinterpret_cast<typename Math::Number*>(anchors() + stride_);
-  }
-  template <class Math>
-  typename Math::Number* slopes() const {
-    return constants<Math>() + Math::kConstants * stride_;
-  }
-
- private:
-  std::int64_t stride_, parts_;
-  Scratch memory_;
-};
-
-// Which channels' first sums said enough. A channel's results depend on its own values alone: the second look that one of
-// them needs changes nothing for the others.
-class Settled {
- public:
-  explicit Settled(std::int64_t channels) : settled_(static_cast<std::size_t>(channels)) {}
-  char operator[](std::int64_t c) const { return settled_[static_cast<std::size_t>(c)]; }
-  void set(std::int64_t c, bool settled) {
-    settled_[static_cast<std::size_t>(c)] = settled;
-    if (!settled) any_left_.store(true, std::memory_order_relaxed);
-  }
-  // For threads that have met; and for one that has channels of its own.
-  bool any_left() const { return any_left_.load(std::memory_order_relaxed); }
-  bool any_left(Range own) const { return std::find(&settled_[own.begin], &settled_[own.end], 0) != &settled_[own.end]; }
-
- private:
-  std::vector<char> settled_;
-  std::atomic<bool> any_left_{false};
-};
-
-inline constexpr std::int64_t kLine = 64;  // columns that threads share begin at multiples of it
-
-// How the threads divide a pass. Nobody waits where each has columns of its own.
-struct Division {
-  int threads;
-  bool by_columns;
-  Division(const Rows& rows, std::int64_t values)
-      : threads(threads_for(values)), by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads)) {
-    if (!by_columns && threads_at_hand() > 0) threads = 1, by_columns = true;  // helpers do not meet
-  }
-  void meet(int all) const {
-    if (!by_columns) batchnorm::BATCHNORM_VARIANT::meet(all);
-  }
-  // The channels whose constants fall to a thread.
-  Range own(const Rows& rows, int thread, int all) const {
-    return share(rows.channels, thread, all, by_columns ? kLine : 1);
-  }
-};
-
-// One thread's part of a pass over sums: adds up its chunks, or its columns of all chunks, and then calls
-// channel(c, sums) for each channel that falls to it.
-template <class M, class Sum, class Channel>
-void sum_rows(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all,
-              const Sum& sum, const Channel& channel) {
-  const Range own = division.own(rows, thread, all);
-  if (division.by_columns) {
-    const Range columns = all > 1 ? own : Range{0, rows.columns};
-    const Range padded{columns.begin, columns.end == rows.columns ? rows.stride : columns.end};
-    const auto clear = [&](double* at) {
-      for (int a = 0; a < M::SureSums::kArrays; ++a) {
-        std::fill(at + a * rows.stride + padded.begin, at + a * rows.stride + padded.end, 0.0);
-      }
-    };
-    clear(arrays.sums());
-    for (std::int64_t k = 0; k < rows.chunks; ++k) {
-      clear(arrays.part(0));
-      sum(k, columns, arrays.part(0));
-      merge_columns<typename M::SureSums>(arrays.sums(), arrays.part(0), columns, M::kLanes, rows.stride);
-    }
-  } else {
-    const Range chunks = share(rows.chunks, thread, all);
-    for (std::int64_t k = chunks.begin; k < chunks.end; ++k) {
-      std::memset(arrays.part(k), 0, static_cast<std::size_t>(M::SureSums::kArrays * rows.stride) * sizeof(double));
-      sum(k, Range{0, rows.columns}, arrays.part(k));
-    }
-    division.meet(all);
-    Range columns = share(rows.columns, thread, all, kLine);
-    if (columns.end == rows.columns) columns.end = rows.stride;
-    for (int a = 0; a < M::SureSums::kArrays; ++a) {
-      std::fill(arrays.sums() + a * rows.stride + columns.begin, arrays.sums() + a * rows.stride + columns.end, 0.0);
-    }
-    for (std::int64_t k = 0; k < rows.chunks; ++k) {
-      merge_columns<typename M::SureSums>(arrays.sums(), arrays.part(k), columns, M::kLanes, rows.stride);
-    }
-    division.meet(all);
-  }
-  for (std::int64_t c = own.begin; c < own.end; ++c) {
-    Pair<typename M::Real> pair;
-    for (std::int64_t j = 0; j < rows.fold; ++j) pair.add(M::SureSums::totals(arrays.sums() + j * rows.channels + c, rows.stride));
-    channel(c, pair);
-  }
-  division.meet(all);
-}
-
-// A thread's share of a pass that writes: step(chunk, columns), last chunk first, while the cache still holds it.
-template <class Step>
-void write_rows(const Rows& rows, const Division& division, int thread, int all, const Step& step) {
-  Range chunks{0, rows.chunks}, columns{0, rows.columns};
-  if (division.by_columns && all > 1) columns = share(rows.columns, thread, all, kLine);
-  if (!division.by_columns) chunks = share(rows.chunks, thread, all);
-  for (std::int64_t k = chunks.end; k-- > chunks.begin;) step(k, columns);
-  finish_stores();
-}
 
 // Channel c's constants to every column of it.
 template <class Math>
@@ -157,19 +31,22 @@ bool may_store_past(const Rows& rows, const void* y) {
 
 // A first guess at every channel's mean, see first_guess, to every column of it. sums: (C,) to work in.
 template <class M, class T>
-void spread_first_guesses(const Rows& rows, const T* x, const double* weights, double* anchors, double* sums) {
-  const std::int64_t channels = rows.channels, samples = std::min<std::int64_t>(M::kSamples, rows.rows);
+void spread_first_guesses(const Rows& rows, const T* x, const double* weights, bool in_short, double* anchors,
+                          double* sums) {
+  const std::int64_t channels = rows.channels, samples = in_short ? std::min<std::int64_t>(M::kSamples, rows.rows) : 1;
   if (weights != nullptr) {
     for (std::int64_t c = 0; c < channels; ++c) {
-      anchors[c] = first_guess<M>(Shape{rows.rows, channels, 1}, c, x, weights);
+      anchors[c] = first_guess<M>(Shape{rows.rows, channels, 1}, c, x, weights, in_short);
     }
   } else {
     const auto row = [&](std::int64_t i) { return x + i * (rows.rows / samples) * channels; };
     for (std::int64_t c = 0; c < channels; ++c) sums[c] = anchors[c] = to_double(x[c]);
     for (std::int64_t i = 1; i < samples; ++i) {
+#pragma omp simd
       for (std::int64_t c = 0; c < channels; ++c) sums[c] += to_double(row(i)[c]);
     }
     for (std::int64_t i = 1; i < samples; ++i) {
+#pragma omp simd
       for (std::int64_t c = 0; c < channels; ++c) {
         const double other = to_double(row(i)[c]);
         anchors[c] = std::abs(other * samples - sums[c]) < std::abs(anchors[c] * samples - sums[c]) ? other : anchors[c];
@@ -210,7 +87,7 @@ void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& 
       },
       [&](std::int64_t c, Pair<typename M::Real> sums) {
         set_moments(centre, c, arrays.anchors()[c], sums, count);
-        settled.set(c, M::settled(sums, count, eps));
+        settled.set(c, M::template settled<FirstSums>(sums, count, eps));
         if (settled[c]) return known(c);
         const double anchor = second_guess(centre, c, arrays.anchors()[c]);
         for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * rows.channels + c] = anchor;
@@ -237,6 +114,7 @@ std::int64_t train_rows(const Forward& f) {
   const T* x = static_cast<const T*>(f.x);
   const typename M::Real count = count_of<M>(f.shape, f.weights);
   const bool past = !kExtras && may_store_past<T, M>(rows, f.y), moves = f.running_mean.data != nullptr && count >= 2;
+  const bool in_short = f.weights == nullptr && worth_short_sums(rows.rows);
   std::atomic<std::int64_t> refused{0};
   std::atomic<bool> leaves_range{false};
   Settled settled(channels);
@@ -249,13 +127,13 @@ std::int64_t train_rows(const Forward& f) {
   };
   // By columns threads do not meet, and one may write before another knows of a channel that leaves the range: every
   // thread writes what it has, and such a batch is written once more.
-  spread_first_guesses<M>(rows, x, f.weights, arrays.anchors(), arrays.sums());
+  spread_first_guesses<M>(rows, x, f.weights, in_short, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
     const auto take = [&]<class FirstSums>(const FirstSums&) {
       take_moments<M, FirstSums>(rows, arrays, division, thread, all, x, f.weights, f.centre, count, f.eps, settled,
                                  settle);
     };
-    f.weights == nullptr && worth_short_sums(rows.rows) ? take(typename M::Sums{}) : take(typename M::SureSums{});
+    in_short ? take(typename M::Sums{}) : take(typename M::SureSums{});
     const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
     const auto* constants = arrays.template constants<M>();
     write_rows(rows, division, thread, all, [&](std::int64_t k, Range columns) {
@@ -331,7 +209,7 @@ void backward_rows(const Backward& b) {
           },
           [&](std::int64_t c, Pair<typename M::Real> sums) {
             known(c, sums);
-            settled.set(c, M::settled(sums));
+            settled.set(c, !in_short || M::template settled<typename M::Sums>(sums));
           });
       if (division.by_columns ? settled.any_left(division.own(rows, thread, all)) : settled.any_left()) {
         sum_rows<M>(
@@ -362,7 +240,7 @@ void statistics_rows(const Statistics& s) {
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const T* x = static_cast<const T*>(s.x);
   Settled settled(rows.channels);
-  spread_first_guesses<M>(rows, x, nullptr, arrays.anchors(), arrays.sums());
+  spread_first_guesses<M>(rows, x, nullptr, false, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
     take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr, Centre{s.block, rows.channels},
                                           static_cast<typename M::Real>(rows.rows), 0.0, settled, [](std::int64_t) {});

@@ -39,6 +39,10 @@ std::int64_t train_slabs(const Forward& f) {
   const auto second_look = [&](std::int64_t c, std::int64_t k, double anchor) {
     return surely.template moments<typename M::SureSums>(x, c, k, anchor);
   };
+  const auto are_settled = [&](Pair<Real> sums) {
+    return in_short ? M::template settled<typename M::Sums>(sums, count, f.eps)
+                    : M::template settled<typename M::SureSums>(sums, count, f.eps);
+  };
   const auto settle = [&](std::int64_t c) {  // the channel's moments are known
     if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
     return constants_of<M>(f, c, count);
@@ -57,11 +61,11 @@ std::int64_t train_slabs(const Forward& f) {
     spread(division.threads, [&](int thread, int all) {
       for (Range own = share(channels, thread, all); own.begin < own.end; ++own.begin) {
         const std::int64_t c = own.begin;
-        double anchor = first_guess<M>(f.shape, c, x, f.weights);
+        double anchor = first_guess<M>(f.shape, c, x, f.weights, in_short);
         Pair<Real> sums;
         for (std::int64_t k = 0; k < chunks; ++k) sums.add(first_look(c, k, anchor));
         set_moments(f.centre, c, anchor, sums, count);
-        if (!M::settled(sums, count, f.eps)) {
+        if (!are_settled(sums)) {
           anchor = second_guess(f.centre, c, anchor);
           sums = {};
           for (std::int64_t k = 0; k < chunks; ++k) sums.add(second_look(c, k, anchor));
@@ -77,7 +81,7 @@ std::int64_t train_slabs(const Forward& f) {
     std::vector<double> anchors(static_cast<std::size_t>(channels));
     std::vector<char> settled(static_cast<std::size_t>(channels));
     std::vector<Constants<Real>> constants(static_cast<std::size_t>(channels));
-    for (std::int64_t c = 0; c < channels; ++c) anchors[c] = first_guess<M>(f.shape, c, x, f.weights);
+    for (std::int64_t c = 0; c < channels; ++c) anchors[c] = first_guess<M>(f.shape, c, x, f.weights, in_short);
     spread(division.threads, [&](int thread, int all) {
       const Range tasks = share(channels * chunks, thread, all), own = share(channels, thread, all);
       const auto gather = [&](std::int64_t c) {
@@ -91,7 +95,7 @@ std::int64_t train_slabs(const Forward& f) {
       }
       meet(all);
       for (std::int64_t c = own.begin; c < own.end; ++c) {
-        settled[c] = M::settled(gather(c), count, f.eps);
+        settled[c] = are_settled(gather(c));
         if (!settled[c]) anchors[c] = second_guess(f.centre, c, anchors[c]);
       }
       meet(all);
@@ -168,6 +172,9 @@ void backward_slabs(const Backward& b) {
   const auto second_look = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k) {
     return surely.template sum_gradients<M, typename M::SureSums>(b, c, chunk, k);
   };
+  const auto are_settled = [&](Pair<Real> sums) {
+    return !in_short || M::template settled<typename M::Sums>(sums);
+  };
   const auto descend = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k, const Slope& s) {
     if constexpr (!kExtras) {
       if (past) return steps.template descend<M, true>(b, c, chunk, k, s);
@@ -196,7 +203,7 @@ void backward_slabs(const Backward& b) {
         }
         Pair<Real> sums;
         for (std::int64_t i = 0; sums_asked && i < chunks; ++i) sums.add(first_look(c, i, k));
-        if (!M::settled(sums)) {
+        if (!are_settled(sums)) {
           sums = {};
           for (std::int64_t i = 0; i < chunks; ++i) sums.add(second_look(c, i, k));
         }
@@ -221,7 +228,7 @@ void backward_slabs(const Backward& b) {
         if (covered(t / chunks, k)) parts[t] = first_look(t / chunks, t % chunks, k);
       }
       meet(all);
-      for (std::int64_t c = own.begin; c < own.end; ++c) settled[c] = M::settled(gathered(c));
+      for (std::int64_t c = own.begin; c < own.end; ++c) settled[c] = are_settled(gathered(c));
       meet(all);
       for (std::int64_t t = tasks.begin; t < tasks.end; ++t) {
         if (!settled[t / chunks]) parts[t] = second_look(t / chunks, t % chunks, known(t / chunks));

@@ -68,7 +68,7 @@ bool may_store_past(const Slabs& slabs, const void* y) {
 // A first guess at a channel's mean: of a few of its values the one nearest to their mean, or the first that counts. One
 // of the values themselves, because differences of values are exact more often: of whole numbers, of 16-bit ones.
 template <class M, class T>
-double first_guess(const Shape& s, std::int64_t channel, const T* x, const double* weights) {
+double first_guess(const Shape& s, std::int64_t channel, const T* x, const double* weights, bool in_short) {
   const std::int64_t values = s.rows * s.positions;
   const auto value = [&](std::int64_t i) {
     return to_double(x[(i / s.positions * s.channels + channel) * s.positions + i % s.positions]);
@@ -79,7 +79,7 @@ double first_guess(const Shape& s, std::int64_t channel, const T* x, const doubl
     }
     return 0;
   }
-  const std::int64_t samples = std::min<std::int64_t>(M::kSamples, values);
+  const std::int64_t samples = in_short ? std::min<std::int64_t>(M::kSamples, values) : 1;
   double sample[M::kSamples], sum = 0;
   for (std::int64_t i = 0; i < samples; ++i) sum += sample[i] = value(i * (values / samples));
   return *std::min_element(sample, sample + samples, [&](double a, double b) {
