@@ -197,6 +197,19 @@ def test_layers_that_cannot_be_folded_are_refused_with_the_reason(model: nn.Modu
     assert reason in str(raised.value)
 
 
+def test_layer_that_a_module_further_out_may_call_by_itself_is_refused() -> None:
+    class Reaching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+        def forward(self, x: Tensor, features: bool = False) -> Tensor:
+            return self.block[0](x) if features else self.block(x)  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match="Reaching may call Conv2d by itself"):
+        fold(lived_in(Reaching()), torch.randn(2, 3, 6, 6))
+
+
 def test_layer_called_with_a_mask_is_refused() -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -120,7 +121,7 @@ def what_is_left(layer: Any, *, has_residual: bool) -> nn.Module:
     inside: list[Any] = [getattr(layer, "drop", None), getattr(layer, "act", None)]
     parts = [part for part in inside if not is_nothing(part)]
     if activation is not None:
-        parts.append(type(_MODULES[activation])(*([LEAK] if activation == "leaky_relu" else [])))
+        parts.append(copy.deepcopy(_MODULES[activation]))
     if not parts:
         return nn.Identity()
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -2,7 +2,7 @@
 
 Two calls lie inside calls of other modules, up to the one that both lie in. Each of these forwards is traced on its
 own, in every mode and with every optional argument (`tracing`): in each of their graphs the value must go straight from
-the one layer to the other. What lies further out may depend on anything: it calls both layers or neither.
+the one layer to the other. What lies further out may depend on anything, as long as it calls both layers or neither.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Proofs:
             for parent, child in pairwise(ins):
                 for graph in self._graphs(parent):
                     _check_taken(graph, parent, child)
+            for _, outer in first.way[: shared - 1]:
+                self._check_untouched(outer, {first.layer, second.layer})
         except UnprovenError as error:
             return str(error)
         return None
@@ -67,6 +69,17 @@ class Proofs:
                 _check_alone(calls[0], users[0], module)
                 found.append(users[0])
         return found
+
+    def _check_untouched(self, outer: nn.Module, layers: set[nn.Module]) -> None:
+        """Raise where a module further out reaches in for one of the layers, as far as its forward can be traced."""
+        try:
+            graphs = self._graphs(outer)
+        except UnprovenError:
+            return
+        for graph in graphs:
+            for layer in layers:
+                if _calls(graph, outer, layer):
+                    raise UnprovenError(f"{type(outer).__name__} may call {type(layer).__name__} by itself")
 
     def _graphs(self, module: nn.Module) -> tuple[fx.Graph, ...]:
         if module not in self._known:

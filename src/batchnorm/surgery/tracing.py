@@ -59,7 +59,8 @@ def traces(module: nn.Module, *, every_way: bool = False) -> Traces:
     for training, grad in itertools.product((True, False), (True, False)):
         for left_out in itertools.product((False, True), repeat=len(options)):
             absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
-            stand_in = _without_numbers(module).train(training)
+            stand_in = _without_numbers(module)
+            stand_in.train(training)  # whose result is None where somebody's own train() forgets it
             with torch.set_grad_enabled(grad):
                 graphs += _traced_every_way(stand_in, absent) if every_way else [_traced(stand_in, absent)]
     several = None
