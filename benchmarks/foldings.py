@@ -5,7 +5,7 @@
 Needs torchvision, timm and transformers (`make .venv/installed-models`); models are built without weights. A pair is a
 linear map and the batch norm layer that takes its output; layers before a linear map are counted by themselves, and
 those that stand beside none as alone. Each folded model was compared with the model by `fold` itself. Then folded and
-unfolded inference of two models is timed, in turns. Exits with 1 where a model fails or more than 5 % of the pairs are
+unfolded inference of some models is timed, in turns. Exits with 1 where a model fails or more than 5 % of the pairs are
 refused.
 """
 
@@ -27,6 +27,7 @@ from benchmarks.conversion_cases import SIZES, Case, Inputs, cases
 from benchmarks.machine import append_row, line, machine
 from torch import nn
 
+from batchnorm.nn import BatchNorm1d
 from batchnorm.surgery.fold import fold
 from batchnorm.surgery.fold_check import outputs, randomized
 from batchnorm.surgery.fold_plan import Plan, plan
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Print a line for each model and the sums, keep the rows, and time two models."""
+    """Print a line for each model and the sums, keep the rows, and time some models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="models whose library, family and name hold this text")
     parser.add_argument("--no-clock", action="store_true", help="count alone")
@@ -55,12 +56,11 @@ def main() -> None:
         if case.inputs is not None and given.only in f"{case.library} {case.family} {case.name}":
             rows.append(measure(case))
             print(_line(rows[-1]), flush=True)
-    print(_sums(rows))
-    _keep(rows)
+    if rows:
+        print(_sums(rows))
+        _keep(rows)
     if not given.no_clock:
-        for case in cases():
-            if (case.library, case.name) in _TIMED and given.only in f"{case.library} {case.family} {case.name}":
-                timed(case)
+        _time_all()
     pairs = sum(row["folded"] + row["refused"] for row in rows)
     refused = sum(row["refused"] for row in rows)
     raise SystemExit(any(row["problem"] for row in rows) or refused > _MOST_REFUSED * pairs)
@@ -107,27 +107,38 @@ def measure(case: Case) -> Row:
     return row | {"version": metadata.version(case.library)} | machine()
 
 
-def timed(case: Case) -> None:
+def timed(name: str, model: nn.Module, example: Inputs, repeats: int) -> None:
     """Inference with and without, in turns; the answers are compared before."""
-    torch.manual_seed(0)
-    model = randomized(case.build()).eval()
-    assert case.inputs is not None
-    example = case.inputs(224)
+    randomized(model).eval()
     folded = fold(model, example)
     for expected, got in zip(outputs(model, example), outputs(folded, example), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     seconds: dict[str, list[float]] = {"unfolded": [], "folded": []}
     with torch.no_grad():
         for _ in range(_TURNS):
-            for name, which in (("unfolded", model), ("folded", folded)):
+            for kind, which in (("unfolded", model), ("folded", folded)):
                 began = time.perf_counter()
-                which(example)
-                seconds[name].append(time.perf_counter() - began)
-    before, after = (statistics.median(seconds[name]) for name in ("unfolded", "folded"))
+                for _ in range(repeats):
+                    which(example)
+                seconds[kind].append((time.perf_counter() - began) / repeats)
+    before, after = (statistics.median(seconds[kind]) for kind in ("unfolded", "folded"))
     ratio = statistics.median(a / b for a, b in zip(seconds["unfolded"], seconds["folded"], strict=True))
-    print(f"{case.library} {case.name}: unfolded {before:.4f} s, folded {after:.4f} s, {ratio:.2f} times as fast")
-    row = {"case": f"{case.library} {case.name}", "unfolded_s": f"{before:.5f}", "folded_s": f"{after:.5f}"}
-    append_row("folded_inference", row | {"ratio": f"{ratio:.3f}"})
+    print(f"{name}: unfolded {before:.3g} s, folded {after:.3g} s, {ratio:.2f} times as fast")
+    row = {"case": name, "unfolded_s": f"{before:.3g}", "folded_s": f"{after:.3g}", "ratio": f"{ratio:.3f}"}
+    append_row("folded_inference", row)
+
+
+def _time_all() -> None:
+    torch.manual_seed(0)
+    for case in cases():
+        if (case.library, case.name) in _TIMED:
+            assert case.inputs is not None
+            timed(f"{case.library} {case.name}, 2 images", case.build(), case.inputs(224), 1)
+    for norm in (nn.BatchNorm1d, BatchNorm1d):
+        for rows in (1, 256):
+            layers = [part for _ in range(6) for part in (nn.Linear(64, 64, bias=False), norm(64), nn.ReLU())]
+            name = f"6 x 64 ReLU, {norm.__module__.split('.')[0]}, {rows} rows"
+            timed(name, nn.Sequential(*layers, nn.Linear(64, 10)), torch.randn(rows, 64), 50)
 
 
 def _example(model: nn.Module, case: Case) -> Inputs:
