@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.surgery.libraries import library
 from tests.surgery.small import fields
 from torch import Tensor, nn
 
@@ -208,3 +209,11 @@ def test_parallel_models_are_refused_before_anything_changes() -> None:
     for change in (lambda: insert(model, torch.randn(8, 3)), lambda: drop_redundant_bias(model)):
         with pytest.raises(ValueError, match="not wrapped in DistributedDataParallel"):
             change()
+
+
+@pytest.mark.parametrize(("name", "size", "count"), [("alexnet", 128, 7), ("squeezenet1_1", 64, 26)])
+def test_real_networks_without_batch_norm(name: str, size: int, count: int) -> None:
+    model = library("torchvision").models.get_model(name, weights=None)
+    record = insert(model, torch.randn(4, 3, size, size))
+    assert (len(record.inserted), record.left_alone) == (count, ())
+    assert record.measured.fits
