@@ -59,7 +59,7 @@ typename M::Real count_of(const Shape& s, const double* weights) {
 }
 
 // Over few values roundings do not average out; nor is there much to gain.
-inline bool worth_short_sums(std::int64_t values) { return values >= 128; }
+inline bool worth_short_sums(std::int64_t values) { return values >= 256; }
 
 // mean and m2 from the sums of x - anchor and its square, over `count` values.
 template <class Real>
