@@ -16,14 +16,16 @@ namespace batchnorm::BATCHNORM_VARIANT {
 template <int kVectors>
 struct Many {};
 
+// Rows of many columns are taken so few at once: what is loaded for a block of columns pays over more of them, but rows
+// whose length is a power of two share a first-level cache's ways, and written ones theirs with those that are read.
+inline constexpr std::int64_t kRowsToSum = 8, kRowsToWrite = 4;
+
 struct Rows {
   std::int64_t rows, channels;       // as they lie
   std::int64_t fold = 1;             // rows taken as one
   std::int64_t columns, folded;      // fold * channels, and how many whole folded rows there are
   std::int64_t stride;               // of per-column arrays: columns, and lanes to spare
   std::int64_t rows_a_chunk, chunks;
-
-  static constexpr std::int64_t kFewestRows = 16;  // at once: what is loaded for a block of columns pays over so many
 
   Rows(const Shape& s, int lanes, bool may_fold) : rows(s.rows), channels(s.channels) {
     const std::int64_t whole = lanes / std::gcd<std::int64_t>(lanes, channels);
@@ -41,10 +43,10 @@ struct Rows {
   Range chunk(std::int64_t k) const { return {k * rows_a_chunk, k + 1 == chunks ? folded : (k + 1) * rows_a_chunk}; }
 
   // Calls block(vectors, lanes, rows, column) over a chunk's rows, at most `longest` at once, and a range of columns.
-  template <int kBlock, int kLanes, class Block>
+  template <int kBlock, int kLanes, std::int64_t kFewest, class Block>
   BATCHNORM_INLINE void over(std::int64_t k, Range columns_wanted, std::int64_t longest, const Block& block) const {
     const Range range = chunk(k);
-    const std::int64_t at_once = std::min(longest, std::max<std::int64_t>(kFewestRows, 8192 / columns));
+    const std::int64_t at_once = std::min(longest, std::max<std::int64_t>(kFewest, 8192 / columns));
     for (std::int64_t r = range.begin; r < range.end; r += at_once) {
       across<kBlock, kLanes>({r, std::min(range.end, r + at_once)}, columns_wanted, block);
     }
@@ -89,7 +91,7 @@ struct RowSteps {
   template <class Sums>
   void moments(const T* x, std::int64_t chunk, Range columns, const double* anchors, double* sums) const {
     const MomentsBody<M, Sums, T> body{x, weights != nullptr};
-    rows.template over<kLightBlock, M::kLanes>(
+    rows.template over<kLightBlock, M::kLanes, kRowsToSum>(
         chunk, columns, Sums::kLongest,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           Sums held[kVectors];
@@ -111,7 +113,7 @@ struct RowSteps {
   template <bool kTraining, bool kPast>
   void normalize(const Forward& f, std::int64_t chunk, Range columns, const Number* constants) const {
     const ForwardBody<M, T, A, kExtras, kTraining> body(f);
-    rows.template over<kLightBlock, M::kLanes>(
+    rows.template over<kLightBlock, M::kLanes, kRowsToWrite>(
         chunk, columns, kAnyLength,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename M::Apply apply[kVectors];
@@ -130,7 +132,7 @@ struct RowSteps {
   template <class Sums>
   void sum_gradients(const Backward& b, std::int64_t chunk, Range columns, const Number* constants, double* sums) const {
     const GradientBody<M, T, A, kExtras> body(b);
-    rows.template over<kHeavyBlock, M::kLanes>(
+    rows.template over<kHeavyBlock, M::kLanes, kRowsToSum>(
         chunk, columns, Sums::kLongest,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           Sums held[kVectors];
@@ -154,7 +156,7 @@ struct RowSteps {
   void descend(const Backward& b, std::int64_t chunk, Range columns, const Number* constants, const Number* slopes) const {
     using V = typename M::V;
     const GradientBody<M, T, A, kExtras> body(b);
-    rows.template over<kHeavyBlock, M::kLanes>(
+    rows.template over<kHeavyBlock, M::kLanes, kRowsToWrite>(
         chunk, columns, kAnyLength,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename M::Apply apply[kVectors];
