@@ -18,7 +18,8 @@ struct Many {};
 
 // Rows of many columns are taken so few at once: what is loaded for a block of columns pays over more of them, but rows
 // whose length is a power of two share a first-level cache's ways, and written ones theirs with those that are read.
-inline constexpr std::int64_t kRowsToSum = 8, kRowsToWrite = 4;
+// At test time nothing was read just before, and longer runs of rows are better.
+inline constexpr std::int64_t kRowsToSum = 8, kRowsToWrite = 4, kRowsToEvaluate = 16;
 
 struct Rows {
   std::int64_t rows, channels;       // as they lie
@@ -113,7 +114,7 @@ struct RowSteps {
   template <bool kTraining, bool kPast>
   void normalize(const Forward& f, std::int64_t chunk, Range columns, const Number* constants) const {
     const ForwardBody<M, T, A, kExtras, kTraining> body(f);
-    rows.template over<kLightBlock, M::kLanes, kRowsToWrite>(
+    rows.template over<kLightBlock, M::kLanes, kTraining ? kRowsToWrite : kRowsToEvaluate>(
         chunk, columns, kAnyLength,
         [&]<int kVectors, class Lanes>(Many<kVectors>, Lanes lanes, Range range, std::int64_t column) BATCHNORM_LAMBDA {
           typename M::Apply apply[kVectors];
