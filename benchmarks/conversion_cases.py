@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tests.surgery.libraries import loaded
 from torch import nn
+
+from batchnorm.surgery.record import Entry
 
 Inputs = dict[str, Any] | torch.Tensor
 
@@ -167,3 +169,12 @@ def _transformers() -> list[Case]:
 
 def _pixels(size: int) -> Inputs:
     return {"pixel_values": images(size)}
+
+
+def reasons(entries: Iterable[Entry]) -> str:
+    """Why layers were left as they were, each reason once, with how many it holds for."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        text = f"{entry.what}: {entry.reason}"
+        found[text] = found.get(text, 0) + 1
+    return "; ".join(f"{number} x {text}" for text, number in found.items())

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.conversion_cases import SIZES, Case, Inputs, cases
+from benchmarks.conversion_cases import SIZES, Case, Inputs, cases, reasons
 from benchmarks.machine import line, machine
 from torch import nn
 
-from batchnorm.surgery import Conversion, convert, revert
+from batchnorm.surgery import convert, revert
 
 RESULTS = Path(__file__).parent / "results" / "conversions.csv"
 
@@ -103,7 +103,7 @@ def _convert(model: nn.Module, example: Inputs | None, row: Row, way: str, *, tr
     row[f"fused{way}"] = counts["fused"]
     row[f"residual{way}"] = sum(entry.what.startswith("residual") for entry in record.fused)
     row[f"not_fused{way}"] = counts["not_fused"]
-    row["left"] = _reasons(record)
+    row["left"] = reasons((*record.left_alone, *record.not_fused))
     if record.verified is not None:
         for name in ("outputs", "gradients", "statistics"):
             row[name] = f"{max(getattr(record.verified, name), float(row[name] or 0)):.1e}"
@@ -112,14 +112,6 @@ def _convert(model: nn.Module, example: Inputs | None, row: Row, way: str, *, tr
     revert(model)
     if [type(m) for m in model.modules()] != kinds:
         raise AssertionError("revert left something behind")
-
-
-def _reasons(record: Conversion) -> str:
-    found: dict[str, int] = {}
-    for entry in (*record.left_alone, *record.not_fused):
-        text = f"{entry.what}: {entry.reason}"
-        found[text] = found.get(text, 0) + 1
-    return "; ".join(f"{number} x {text}" for text, number in found.items())
 
 
 def _line(row: Row) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.conversion_cases import SIZES, Case, Inputs, cases
+from benchmarks.conversion_cases import SIZES, Case, Inputs, cases, reasons
 from benchmarks.machine import append_row, line, machine
 from torch import nn
 
@@ -99,7 +99,7 @@ def measure(case: Case) -> Row:
         row["refused_before"] = len(report.refused) - row["refused"]
         row["alone"] = len(report.alone)
         row["layers"] = row["folded"] + len(report.refused) + row["alone"]
-        row["why"] = _reasons(report)
+        row["why"] = reasons(report.refused)
     except Exception as error:  # whatever a library raises: the row says so, and the others go on
         traceback.print_exc()
         row["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -172,14 +172,6 @@ def _report(model: nn.Module, example: Inputs) -> Folding | Plan:
 def _comes_last(entry: Entry) -> bool:
     """Whether the pair is a linear map and the layer after it: the ordinary one."""
     return "Norm" in entry.what.rpartition("-> ")[2]
-
-
-def _reasons(report: Folding | Plan) -> str:
-    found: dict[str, int] = {}
-    for entry in report.refused:
-        text = f"{entry.what}: {entry.reason}"
-        found[text] = found.get(text, 0) + 1
-    return "; ".join(f"{number} x {text}" for text, number in found.items())
 
 
 def _line(row: Row) -> str:

@@ -128,8 +128,7 @@ def normalize_and_update(
     check_activation(activation)
     if training:
         refuse_one_value(x, weights)
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
+    refuse_residual(x, residual)
     if x.numel() == 0:
         return _empty(x, weight, bias, residual), None
     constants = None
@@ -206,6 +205,12 @@ def refuse_one_value(x: Tensor, weights: Tensor | None = None) -> None:
         alone = int((weights > 0).sum()) == 1
     if alone:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+
+
+def refuse_residual(x: Tensor, residual: Tensor | None) -> None:
+    """Raise ValueError for a residual that is not shaped like the input."""
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
 
 
 def _is_usual(

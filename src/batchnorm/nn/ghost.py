@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from batchnorm.functional import is_recomputation, refuse_one_value
+from batchnorm.functional import is_recomputation, refuse_one_value, refuse_residual
 from batchnorm.kernels.groups import group_sizes, run_in_groups
 from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine
@@ -69,9 +69,7 @@ class _Ghost(_Layer):
                 f"{type(self).__name__} virtual_batch_size=1: give it 2 or more"
             )
         refuse_one_value(input, weights)
-        residual = affine.residual
-        if residual is not None and residual.shape != input.shape:
-            raise ValueError(f"residual expected the input's shape {tuple(input.shape)}, got {tuple(residual.shape)}")
+        refuse_residual(input, affine.residual)
         moving = None if is_recomputation() else running
         return run_in_groups(input, affine, sizes, eps=self.eps, weights=weights, moving=moving)
 

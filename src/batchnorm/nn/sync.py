@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batchnorm.functional import is_recomputation
+from batchnorm.functional import is_recomputation, refuse_residual
 from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine
 from batchnorm.kernels.synchronized import run_synchronized
@@ -84,9 +84,7 @@ class _Sync(_Layer):
     ) -> tuple[Tensor, Tensor | None]:
         if not (training and self._has_others()):
             return super()._normalized(input, running, affine, training=training, weights=weights)
-        residual = affine.residual
-        if residual is not None and residual.shape != input.shape:
-            raise ValueError(f"residual expected the input's shape {tuple(input.shape)}, got {tuple(residual.shape)}")
+        refuse_residual(input, affine.residual)
         moving = None if is_recomputation() else running
         return run_synchronized(input, affine, eps=self.eps, weights=weights, moving=moving, group=self.process_group)
 

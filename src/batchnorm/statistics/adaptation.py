@@ -8,6 +8,7 @@ from typing import Self
 
 from batchnorm.statistics.guard import Verdict
 from batchnorm.statistics.layers import Kept, Statistics
+from batchnorm.statistics.record import left_alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +74,4 @@ class Adaptation:
             lines = [f"left the source statistics in {many}"]
         if self.verdict is not None:
             lines.append(str(self.verdict))
-        for why, names in (
-            ("frozen", self.frozen),
-            ("without running statistics", self.untracked),
-            ("never reached by finite values", self.unreached),
-        ):
-            if names:
-                lines.append(f"left alone, {why}: {', '.join(name or '(the model)' for name in names)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_alone(self.frozen, self.untracked, self.unreached)])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import nn
+
+from batchnorm.randomness import same_randomness
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def as_found(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     before = [(vars(layer), dict(vars(layer)), dict(layer._buffers), dict(layer._parameters)) for layer in layers]
     with ExitStack() as stack:
-        stack.enter_context(_same_randomness())
+        stack.enter_context(same_randomness())
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:  # a compiled model would be compiled again for what is put into it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -44,16 +44,3 @@ def as_found(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
                 own.update(attributes, training=training)
                 own["_buffers"].update(buffers)
                 own["_parameters"].update(parameters)
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Put the generators of torch, Python and NumPy back to where they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -85,16 +85,23 @@ class Recalibration:
             lines.append(f"  {layer.name or '(the model)'}: {layer.distance:.3g} (at most {worst}){refused}")
         if len(self.layers) > _SHOWN:
             lines.append(f"  and {len(self.layers) - _SHOWN} more")
-        for why, names in (
-            ("frozen", self.frozen),
-            ("without running statistics", self.untracked),
-            ("never reached by finite values", self.unreached),
-        ):
-            if names:
-                lines.append(f"left alone, {why}: {', '.join(name or '(the model)' for name in names)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_alone(self.frozen, self.untracked, self.unreached)])
 
 
 def largest(distances: Tensor) -> float:
     """The largest magnitude; 0 of none."""
     return float(distances.abs().max()) if distances.numel() else 0.0
+
+
+def left_alone(frozen: tuple[str, ...], untracked: tuple[str, ...], unreached: tuple[str, ...]) -> list[str]:
+    """A line for each reason why layers, by name, kept the statistics that they had."""
+    reasons = {
+        "frozen": frozen,
+        "without running statistics": untracked,
+        "never reached by finite values": unreached,
+    }
+    return [
+        f"left alone, {why}: {', '.join(name or '(the model)' for name in names)}"
+        for why, names in reasons.items()
+        if names
+    ]

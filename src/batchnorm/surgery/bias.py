@@ -17,11 +17,10 @@ from batchnorm.surgery.fold_check import Measured, measure
 from batchnorm.surgery.fold_flow import observe
 from batchnorm.surgery.fold_layers import is_linear, linears_in, why_not_linear, why_not_norm
 from batchnorm.surgery.fold_proof import Proofs
-from batchnorm.surgery.fold_report import grouped
 from batchnorm.surgery.layers import is_batch_norm
 from batchnorm.surgery.optimizer_groups import Exchange, check_optimizer, exchange
 from batchnorm.surgery.places import Places
-from batchnorm.surgery.record import Entry
+from batchnorm.surgery.record import Entry, grouped
 from batchnorm.surgery.tracing import UnprovenError
 from batchnorm.surgery.verify import copied
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from batchnorm.surgery.fold_check import Measured, measure
 from batchnorm.surgery.fold_plan import Pair, Plan, fold_pairs, plan
-from batchnorm.surgery.fold_report import Folding, grouped
-from batchnorm.surgery.record import Entry
+from batchnorm.surgery.fold_report import Folding
+from batchnorm.surgery.record import Entry, grouped
 
 
 def fold(model: nn.Module, example: Any) -> nn.Module:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from batchnorm.randomness import same_randomness
 from batchnorm.surgery.fold_layers import norms
-from batchnorm.surgery.randomness import same_randomness
 from batchnorm.surgery.verify import call, copied
 
 ALLOWED = 1e-5

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchnorm.surgery.randomness import same_randomness
+from batchnorm.randomness import same_randomness
 from batchnorm.surgery.verify import call
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchnorm.surgery.fold_check import Measured
-from batchnorm.surgery.record import Entry
-
-_SHOWN = 3  # names of a group that are printed before the rest is counted
+from batchnorm.surgery.record import Entry, grouped
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,3 @@ class Folding:
         for kind, entries in (("folded", self.folded), ("refused", self.refused), ("alone", self.alone)):
             lines += grouped(kind, entries)
         return "\n".join(lines)
-
-
-def grouped(kind: str, entries: tuple[Entry, ...]) -> list[str]:
-    """One line for all entries that differ in their names alone."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for entry in entries:
-        groups.setdefault((entry.what, entry.reason), []).append(entry.name or "(the model)")
-    lines = []
-    for (what, reason), names in groups.items():
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        lines.append(f"{kind:8s} {len(names)} x {what}: {reason} [{shown}]")
-    return lines

@@ -20,10 +20,9 @@ from batchnorm.surgery.fold_check import Measured, measure
 from batchnorm.surgery.fold_flow import Call, observe
 from batchnorm.surgery.fold_layers import linears_in, why_not_linear
 from batchnorm.surgery.fold_proof import Proofs
-from batchnorm.surgery.fold_report import grouped
 from batchnorm.surgery.optimizer_groups import Exchange, check_optimizer, exchange
 from batchnorm.surgery.places import Places
-from batchnorm.surgery.record import Entry
+from batchnorm.surgery.record import Entry, grouped
 from batchnorm.surgery.tracing import UnprovenError
 from batchnorm.surgery.verify import copied
 

@@ -77,7 +77,7 @@ class Conversion:
     def __str__(self) -> str:
         lines = [self._headline()]
         for kind in self.counts:
-            lines += _grouped(kind.replace("_", " "), getattr(self, kind))
+            lines += grouped(kind.replace("_", " "), getattr(self, kind), width=11)
         if self.verified is not None:
             lines.append(f"verified    {self.verified}")
         return "\n".join(lines)
@@ -102,13 +102,15 @@ class Reversion:
     def __str__(self) -> str:
         if not self.restored:
             return "nothing to revert: no module of this model was converted"
-        return "\n".join([f"restored {_count(len(self.restored), 'module')}", *_grouped("restored", self.restored)])
+        return "\n".join(
+            [f"restored {_count(len(self.restored), 'module')}", *grouped("restored", self.restored, width=11)]
+        )
 
 
 ALREADY = "is one of batchnorm's already"
 
 
-def _grouped(kind: str, entries: Iterable[Entry]) -> list[str]:
+def grouped(kind: str, entries: Iterable[Entry], *, width: int = 8) -> list[str]:
     """One line for all entries that differ in their names alone."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
@@ -116,7 +118,7 @@ def _grouped(kind: str, entries: Iterable[Entry]) -> list[str]:
     lines = []
     for (what, reason), names in groups.items():
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        lines.append(f"{kind:11s} {len(names)} x {what}: {reason} [{shown}]")
+        lines.append(f"{kind:{width}s} {len(names)} x {what}: {reason} [{shown}]")
     return lines
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from batchnorm.randomness import Drawn, same_randomness
 from batchnorm.surgery.patterns import IN_PLACE
-from batchnorm.surgery.randomness import Drawn, same_randomness
 
 _MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
 _MOST_WAYS, _MOST_QUESTIONS = 64, 12  # traces by the answers to a forward's questions, and questions in one of them

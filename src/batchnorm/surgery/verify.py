@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from batchnorm.errors import BatchnormError
-from batchnorm.surgery.randomness import same_randomness
+from batchnorm.randomness import same_randomness
 from batchnorm.surgery.record import Verified
 
 # Gradients of deep networks in float32 are no better than that; and some models compute in float32 here and there,
