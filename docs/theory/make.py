@@ -50,13 +50,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"expected nothing, or measure and names among {', '.join(PAGES)}; got {' '.join(arguments)}")
     if arguments:
         measure(tuple(arguments[1:]) or PAGES)
-    PICTURES.mkdir(exist_ok=True)
-    wanted = pictures()
-    for path, chart in wanted.items():
-        if not path.exists() or drawing.digest(chart) not in path.read_text(encoding="utf-8"):
-            path.write_text(drawing.svg(chart), encoding="utf-8")
-    for path in set(PICTURES.glob("*.svg")) - set(wanted):
-        path.unlink()
+    drawing.draw_missing(PICTURES, {path.name: chart for path, chart in pictures().items()})
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
 
