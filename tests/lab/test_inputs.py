@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from batchnorm.lab import Experiment
+from batchnorm.lab.bowl import steepest_inputs
 from batchnorm.lab.questions.inputs import EVERY, KINDS, NETWORKS, _first
 
 
@@ -54,3 +55,27 @@ def test_inputs_where_a_curve_runs_away_after_the_goal_are_measured_all_the_same
     assert record.verdict == "undecided"
     for key, curves in record.numbers.curve.items():
         assert len(curves[0]) == record.numbers.most_steps[key.split()[0]] // EVERY
+
+
+def test_table_with_a_constant_and_a_yes_or_no_column_is_measured():
+    """The constant has the largest mean, and the two columns of yes and no say the same: no bowl, but an answer."""
+    random = np.random.default_rng(0)
+    yes = random.integers(2, size=200)
+    x = np.stack([np.full(200, 9.0), yes, 1 - yes, 0.1 * random.normal(size=200)], axis=1)
+    record = Experiment("inputs")((x, yes ^ (x[:, 3] > 0)), quick=True, seeds=1)
+    kinds = [panel.label.partition(":")[0] for chart in record.charts for panel in chart.panels]
+    assert kinds == ["raw", "", "logistic regression", "deep network"]
+
+
+def test_single_input_is_measured_without_a_picture_over_two():
+    x = np.random.default_rng(0).normal(size=(200, 1))
+    record = Experiment("inputs")((x, (x[:, 0] > 0).astype(int)), quick=True, seeds=1)
+    assert record.charts[0].title == "The curvatures of the bowl"
+    assert steepest_inputs(x) is None
+
+
+def test_steps_that_were_not_enough_are_not_said_to_have_been_needed():
+    random = np.random.default_rng(0)
+    record = Experiment("inputs")((random.normal(size=(200, 2)), random.integers(2, size=200)), quick=True, seeds=1)
+    assert "logistic regression needs more than 500 steps" in record.finding
+    assert record.effects[1].verdict == "undecided"

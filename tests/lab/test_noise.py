@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from batchnorm.lab.questions.noise import SIZES, relative_variance
+from batchnorm.lab.batch_noise import relative_variance
+from batchnorm.lab.questions.noise import SIZES
 from batchnorm.lab.record import verdict_of
 
 WITHIN = 0.05

@@ -18,17 +18,17 @@ one unit and one range, as pixels do, little may be left to gain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from batchnorm.lab.bench import Bench
-from batchnorm.lab.charts import Axis, Chart, Contour, Level, Lines, Role, Series, over_seeds
+from batchnorm.lab.bowl import bowl, condition, spectra, steepest_inputs
+from batchnorm.lab.charts import Axis, Chart, Contour, Level, Lines, Role, over_seeds
 from batchnorm.lab.record import Effect, Outcome
 from batchnorm.lab.trial import PAPER, Trial
 from batchnorm.nn import InputNorm
@@ -42,7 +42,6 @@ RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TENTHS = tuple(t / 10 for t in range(1, 10))
 MOST = {"logistic": 1000, "deep": 300}
 EVERY = 5
-GRID, PATH, NEWTON = 31, 25, 10
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ def measure(bench: Bench) -> Outcome:
     bench.require_classes()
     rates = RATES[2:5] if bench.quick else RATES
     most = {name: count // 2 if bench.quick else count for name, count in MOST.items()}
-    spectra: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+    found: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
     for kind, seed in product(KINDS, bench.seeds):
-        spectra[kind, seed] = _spectra(_trial(bench, "logistic", kind, 1.0, seed).train.x)
+        found[kind, seed] = spectra(_trial(bench, "logistic", kind, 1.0, seed).train.x)
     classes = len(bench.data(bench.seeds[0]).schema.classes)
     lowest = TENTHS[0] * math.log(classes)
     curves: dict[tuple[str, str, int, float], list[float]] = {}
     for name, kind, seed, factor in bench.each(product(NETWORKS, KINDS, bench.seeds, rates)):
-        rate = factor / float(spectra[kind, seed][1].max())
+        rate = factor / float(found[kind, seed][1].max())
         trial = _trial(bench, name, kind, rate, seed)
         curves[name, kind, seed, rate] = _follow(trial, most[name], lowest)
     goal = {name: _goal(curves, name, bench.seeds, math.log(classes)) for name in NETWORKS}
@@ -86,16 +85,17 @@ def measure(bench: Bench) -> Outcome:
         for name, kind, seed in product(NETWORKS, KINDS, bench.seeds)
     }
     whole: dict[str, list[tuple[float, ...]]] = {}
-    bowls: dict[str, Contour] = {}
+    bowls: dict[str, Contour | None] = {}
+    pair = steepest_inputs(bench.data(bench.seeds[0]).x_train)
     for name, kind, seed in bench.each(best):
         trial = _trial(bench, name, kind, best[name, kind, seed][0], seed)
         whole.setdefault(f"{name} {kind}", []).append(tuple(_follow(trial, most[name], None)))
-        if (name, seed) == ("logistic", bench.seeds[0]):
-            bowls[kind] = _bowl(trial, kind, bench.data(seed).x_train)
+        if pair is not None and (name, seed) == ("logistic", bench.seeds[0]):
+            bowls[kind] = bowl(trial, kind, pair)
     numbers = Inputs(
-        {kind: tuple(tuple(spectra[kind, seed][0].tolist()) for seed in bench.seeds) for kind in KINDS},
-        {kind: tuple(_ratio(spectra[kind, seed][0]) for seed in bench.seeds) for kind in KINDS},
-        {kind: tuple(_ratio(spectra[kind, seed][1]) for seed in bench.seeds) for kind in KINDS},
+        {kind: tuple(tuple(found[kind, seed][0].tolist()) for seed in bench.seeds) for kind in KINDS},
+        {kind: tuple(condition(found[kind, seed][0]) for seed in bench.seeds) for kind in KINDS},
+        {kind: tuple(condition(found[kind, seed][1]) for seed in bench.seeds) for kind in KINDS},
         goal,
         most,
         {
@@ -108,7 +108,7 @@ def measure(bench: Bench) -> Outcome:
         },
         {key: tuple(curves) for key, curves in whole.items()},
     )
-    return _outcome(numbers, tuple(bowls[kind] for kind in KINDS))
+    return _outcome(numbers, tuple(drawn for drawn in bowls.values() if drawn is not None))
 
 
 def _trial(bench: Bench, name: str, kind: str, rate: float, seed: int) -> Trial:
@@ -126,22 +126,6 @@ def _centre(network: Network) -> None:
     assert network.input_norm is not None
     mean = network.input_norm.mean
     network.input_norm = InputNorm.from_constants(mean, torch.ones_like(mean))
-
-
-def _spectra(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, the largest first, of the covariance of x (N, F) and of the second moments of x and a constant 1."""
-    x = x.double()
-    x = x[:, x.var(dim=0, correction=0) > 0]
-    centred = x - x.mean(dim=0)
-    whole = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-    covariance, moments = (torch.linalg.eigvalsh(m.T @ m / len(m)).flip(0) for m in (centred, whole))
-    return covariance, moments
-
-
-def _ratio(eigenvalues: Tensor) -> float:
-    """The largest divided by the smallest that is more than rounding."""
-    kept = eigenvalues[eigenvalues > 1e-10 * eigenvalues.max()]
-    return float(kept.max() / kept.min())
 
 
 def _follow(trial: Trial, steps: int, enough: float | None) -> list[float]:
@@ -180,59 +164,6 @@ def _first(curve: Sequence[float], goal: float) -> float:
     return next((float(EVERY * (i + 1)) for i, loss in enumerate(curve) if loss <= goal), math.inf)
 
 
-def _bowl(trial: Trial, kind: str, raw: Any) -> Contour:
-    """The training loss over the weights from the two inputs of the largest mean to the first class, all others 0.
-
-    About its lowest place; over it gradient descent in these two weights, with a rate of 1 / largest curvature, which
-    no rate may exceed by twice. raw: (N, F) training inputs as they came.
-    """
-    first, second = torch.as_tensor(raw).double().mean(dim=0).topk(2).indices.tolist()
-    pair = trial.train.x[:, [first, second]].double()
-    others = torch.zeros(len(pair), trial.network.head.out_features - 1, dtype=torch.float64)
-
-    def loss(weights: Tensor) -> Tensor:
-        return F.cross_entropy(torch.cat([(pair @ weights)[:, None], others], dim=1), trial.train.y)
-
-    lowest = torch.zeros(2, dtype=torch.float64)
-    for _ in range(NEWTON):
-        lowest = lowest - torch.linalg.solve(_hessian(loss, lowest), _gradient(loss, lowest))
-    curvatures = torch.linalg.eigvalsh(_hessian(loss, lowest))
-    span = 1.5 / float(curvatures.max().sqrt())
-    steps = torch.linspace(-span, span, GRID, dtype=torch.float64)
-    x_at, y_at = ((steps + lowest[i]).tolist() for i in (0, 1))
-    heights = tuple(tuple(float(loss(torch.tensor([x, y], dtype=torch.float64))) for x in x_at) for y in y_at)
-    path = [lowest + span * torch.tensor([-0.9, 0.3], dtype=torch.float64)]
-    rate = 1 / float(max(torch.linalg.eigvalsh(_hessian(loss, at)).max() for at in (path[0], lowest)))
-    for _ in range(PATH):
-        path.append(path[-1] - rate * _gradient(loss, path[-1]))
-    return Contour(
-        Axis(f"weight of input {first + 1}", bounds=(x_at[0], x_at[-1])),
-        Axis(f"weight of input {second + 1}", bounds=(y_at[0], y_at[-1])),
-        tuple(x_at),
-        tuple(y_at),
-        heights,
-        "training loss",
-        (
-            Series(
-                f"{PATH} steps of gradient descent",
-                tuple(float(point[0]) for point in path),
-                tuple(float(point[1]) for point in path),
-            ),
-        ),
-        label=f"{kind}: curvatures {float(curvatures.max() / curvatures.min()):.3g} to 1",
-    )
-
-
-def _gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    moving = at.clone().requires_grad_()
-    return torch.autograd.grad(loss(moving), moving)[0]
-
-
-def _hessian(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    found: Tensor = torch.autograd.functional.hessian(loss, at)  # type: ignore[no-untyped-call]
-    return found
-
-
 def _outcome(numbers: Inputs, bowls: tuple[Contour, ...]) -> Outcome:
     ratio = Effect(
         "condition number of the inputs' covariance, before divided by after",
@@ -258,14 +189,14 @@ def _outcome(numbers: Inputs, bowls: tuple[Contour, ...]) -> Outcome:
         Effect(f"{NAMES[name]}: steps, {kind}", _capped(numbers, name, kind), unit="steps")
         for name, kind in product(NETWORKS, KINDS)
     ]
-    steps = {(name, kind): Effect("", _capped(numbers, name, kind)).mean for name, kind in product(NETWORKS, KINDS)}
+    steps = {(name, kind): _needed(numbers, name, kind) for name, kind in product(NETWORKS, KINDS)}
     finding = (
         f"Normalizing the inputs takes the condition number of their covariance from {others[0].mean:,.0f} to "
-        f"{others[1].mean:,.0f}; at its best learning rate logistic regression needs {steps['logistic', 'raw']:.0f} "
+        f"{others[1].mean:,.0f}; at its best learning rate logistic regression needs {steps['logistic', 'raw']} "
         f"steps to a training loss of {numbers.goal['logistic']:.2f} on raw inputs, "
-        f"{steps['logistic', 'centred']:.0f} on centred and {steps['logistic', 'normalized']:.0f} on normalized ones, "
-        f"a deep network {steps['deep', 'raw']:.0f}, {steps['deep', 'centred']:.0f} and "
-        f"{steps['deep', 'normalized']:.0f}"
+        f"{steps['logistic', 'centred']} on centred and {steps['logistic', 'normalized']} on normalized ones, "
+        f"a deep network {steps['deep', 'raw']}, {steps['deep', 'centred']} and "
+        f"{steps['deep', 'normalized']}"
     )
     kept = _deep(replace(PAPER, norm=None)).to_dict()
     return Outcome(finding, (ratio, *slower, *others), _charts(numbers, bowls), numbers, _without(kept))
@@ -283,6 +214,12 @@ def _ratios(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...
 def _capped(numbers: Inputs, name: str, kind: str) -> tuple[float, ...]:
     """Steps to the goal; all of them where it was not reached."""
     return tuple(min(steps, float(numbers.most_steps[name])) for steps in numbers.steps[f"{name} {kind}"])
+
+
+def _needed(numbers: Inputs, name: str, kind: str) -> str:
+    """Steps to the goal in words, mean over the seeds."""
+    more = "more than " * any(map(math.isinf, numbers.steps[f"{name} {kind}"]))
+    return f"{more}{Effect('', _capped(numbers, name, kind)).mean:.0f}"
 
 
 def _slower(numbers: Inputs, name: str) -> tuple[float, ...]:
@@ -329,14 +266,15 @@ def _charts(numbers: Inputs, bowls: tuple[Contour, ...]) -> tuple[Chart, ...]:
         )
         for name in NETWORKS
     )
+    surface = Chart(
+        "The loss over two weights",
+        "Of logistic regression, all other weights 0: from the two inputs of the largest mean to the first class. "
+        "Along a valley the gradient hardly points at its lowest place, and steps that the steep sides "
+        "allow are small.",
+        bowls,
+    )
     return (
-        Chart(
-            "The loss over two weights",
-            "Of logistic regression, all other weights 0: from the two inputs of the largest mean to the first class. "
-            "Along a valley the gradient hardly points at its lowest place, and steps that the steep sides "
-            "allow are small.",
-            bowls,
-        ),
+        *((surface,) if bowls else ()),
         Chart(
             "The curvatures of the bowl",
             "Eigenvalues of the inputs' covariance, logarithmic: a level line would be a round bowl.",

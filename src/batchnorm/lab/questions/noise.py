@@ -20,29 +20,24 @@ learnt: hence the test loss and what it is made of are shown. Weights are those 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
+from batchnorm.lab.batch_noise import BatchNoise, batch_noise
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Bar, Bars, Chart, Lines, Series, over_seeds
+from batchnorm.lab.ghosts import in_groups, learn_in_groups
 from batchnorm.lab.record import Effect, Outcome
 from batchnorm.lab.trial import Trial, twins
-from batchnorm.nn import BatchNorm1d, GhostBatchNorm1d
-from batchnorm.training import batches
-from batchnorm.training.network import HiddenLayer, Network
-from batchnorm.training.run import Rows
 from batchnorm.training.settings import Settings
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 LEADING_FROM = 64
 ASKED = 0.05
-MOST_BATCHES, MOST_ROWS = 16_000, 256_000  # drawn per size: 1000 batches of the largest
-AT_ONCE = 4_000_000  # values held at a time
 BATCH, EPOCHS = 128, 30
 GROUPS = (8, 32, 128)
 DROPOUTS = (0.1, 0.2)
@@ -56,8 +51,7 @@ Judged: TypeAlias = tuple[float, float, float]
 class Noise:
     """Per seed and size: (seeds, sizes). The rest by "sigmoid 8", "sigmoid dropout 0.1", ...: one triple per seed.
 
-    mean_std: of the batch's mean, in sigma, root mean square over neurons.
-    variance: relative variance of the batch's variance, mean over neurons; formula and leading: as predicted.
+    mean_std, variance, formula, leading: as in BatchNoise.
     grouped, dropped, batched: by groups, by dropout, by batch size ("with 8", "without 8"): (training loss, test loss,
     test metric).
     """
@@ -72,15 +66,6 @@ class Noise:
     batched: dict[str, tuple[Judged, ...]]
 
 
-def relative_variance(kurtosis: Tensor, rows: int) -> Tensor:
-    """Of the variance (over m) of m = `rows` independent values, as a multiple of sigma^4; kurtosis: 3 if normal.
-
-    >>> float(relative_variance(torch.tensor(3.0), 2))
-    0.5
-    """
-    return ((rows - 1) / rows) ** 2 * (kurtosis - (rows - 3) / (rows - 1)) / rows
-
-
 def measure(bench: Bench) -> Outcome:
     """See above."""
     activations, steps = (("relu",), 200) if bench.quick else (tuple(NAMES), 400)
@@ -90,8 +75,8 @@ def measure(bench: Bench) -> Outcome:
     base = {name: _base(bench.paper, name) for name in activations}
     grouped: dict[str, list[Judged]] = {}
     for name, size, seed in bench.each(product(activations, groups, bench.seeds)):
-        trial = bench.trial(base[name], seed, change=_in_groups(size) if size < BATCH else None)
-        (_learn_in_groups if size < BATCH else _learn)(trial, steps)
+        trial = bench.trial(base[name], seed, change=in_groups(size) if size < BATCH else None)
+        (learn_in_groups if size < BATCH else _learn)(trial, steps)
         grouped.setdefault(f"{name} {size}", []).append(_judge(trial))
     dropped: dict[str, list[Judged]] = {}
     for name, share, seed in bench.each(product(activations, dropouts, bench.seeds)):
@@ -115,44 +100,11 @@ def measure(bench: Bench) -> Outcome:
     return _outcome(numbers, activations, steps, replace(bench.paper, batch_size=BATCH))
 
 
-@dataclass(frozen=True)
-class _Laws:
-    """Each one per size."""
-
-    mean_std: tuple[float, ...]
-    variance: tuple[float, ...]
-    formula: tuple[float, ...]
-    leading: tuple[float, ...]
-
-
 @torch.no_grad()
-def _statistics(trial: Trial, seed: int, *, quick: bool) -> _Laws:
+def _statistics(trial: Trial, seed: int, *, quick: bool) -> BatchNoise:
     """Of many batches of what enters the last activation."""
-    z = list(trial.network.entering_activations(trial.train.x))[-1].double()
-    variance, mean = torch.var_mean(z, dim=0, correction=0)
-    z = ((z - mean) / variance.sqrt())[:, variance > 1e-3]  # eps alone is left of a constant
-    kurtosis = z.pow(4).mean(dim=0)
-    generator = torch.Generator().manual_seed(seed)
-    counts = [min(MOST_BATCHES, MOST_ROWS // rows) // (4 if quick else 1) for rows in SIZES]
-    found = [_batches(z.float(), rows, count, generator) for rows, count in zip(SIZES, counts, strict=True)]
-    formula = [float(relative_variance(kurtosis, rows).mean()) for rows in SIZES]
-    leading = [float((kurtosis - 1).mean()) / rows for rows in SIZES]
-    return _Laws(tuple(mean for mean, _ in found), tuple(square for _, square in found), tuple(formula), tuple(leading))
-
-
-def _batches(z: Tensor, rows: int, count: int, generator: torch.Generator) -> tuple[float, float]:
-    """Standard deviation of the mean and variance of the variance of `count` batches. z: (N, C), columns (0, 1)."""
-    variances, means = [], []
-    at_once = max(1, AT_ONCE // (rows * z.shape[1]))
-    for start in range(0, count, at_once):
-        draws = min(at_once, count - start)
-        chosen = torch.randint(len(z), (draws * rows,), generator=generator)
-        batch = z.index_select(0, chosen).view(draws, rows, -1)
-        variance, mean = torch.var_mean(batch, dim=1, correction=0)
-        variances.append(variance)
-        means.append(mean)
-    spread = torch.cat(means).square().mean().sqrt()  # about 0, which is known to be the mean
-    return float(spread), float(torch.cat(variances).var(dim=0).mean())
+    z = list(trial.network.entering_activations(trial.train.x))[-1]
+    return batch_noise(z, SIZES, seed=seed, fewer=4 if quick else 1)
 
 
 def _base(paper: Settings, activation: str) -> Settings:
@@ -162,39 +114,9 @@ def _base(paper: Settings, activation: str) -> Settings:
     return replace(paper, batch_size=BATCH, activation="relu", weight_scale=None, learning_rate=paper.rate / 5)
 
 
-def _in_groups(size: int) -> Callable[[Network], None]:
-    """Normalize each batch in groups of `size` rows."""
-
-    def change(network: Network) -> None:
-        for layer in network.layers:
-            assert isinstance(layer, HiddenLayer)
-            assert isinstance(layer.norm, BatchNorm1d)
-            old = layer.norm
-            layer.norm = GhostBatchNorm1d(
-                old.num_features, old.eps, old.momentum, virtual_batch_size=size, activation=layer.activation
-            )
-
-    return change
-
-
 def _learn(trial: Trial, steps: int) -> None:
     for _ in trial.steps(steps):
         pass
-
-
-def _learn_in_groups(trial: Trial, steps: int) -> None:
-    """The same rows in the same order, by autograd: the compiled step knows no groups."""
-    optimizer = torch.optim.SGD(trial.network.parameters(), lr=trial.settings.rate)
-    rows, device = trial.train, trial.train.x.device
-    for step in range(steps):
-        epoch, position = divmod(step, len(trial.run.cuts))
-        if position == 0:
-            order = batches.order(len(rows), seed=trial.settings.seed, epoch=epoch, device=device)
-        start, stop = trial.run.cuts[position]
-        chosen = order[start:stop]
-        optimizer.zero_grad()
-        torch.autograd.backward(trial.loss(Rows(rows.x[chosen], rows.y[chosen])))
-        optimizer.step()
 
 
 def _judge(trial: Trial) -> Judged:
