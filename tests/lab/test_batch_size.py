@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from batchnorm.lab.bench import Bench
-from batchnorm.lab.questions.batch_size import GHOST, PLAIN, POPULATION, RUNNING, by_ghosts, stays_from
+from batchnorm.lab.questions.batch_size import GHOST, PLAIN, POPULATION, RUNNING, _span, by_ghosts, stays_from
 from batchnorm.lab.trial import PAPER
 from batchnorm.lab.watch import Watch
 
@@ -40,3 +40,9 @@ def test_stays_from_is_the_last_size_before_two_points_are_lost():
     assert stays_from((2, 4, 8, 16), (0.5, 0.96, 0.97, 0.93)) == 4
     assert stays_from((2, 4, 8), (0.97, 0.5, 0.97)) == 2
     assert stays_from((2, 4, 8), (0.9, 0.94, 0.97)) == 8
+
+
+def test_limit_is_said_of_every_seed():
+    """The finding had the limit of the mean accuracies, 4 rows, beside a table that had the seeds' mean, 6.67."""
+    assert _span((4, 8, 8)) == "4 to 8"
+    assert _span((2, 2, 2)) == "2"

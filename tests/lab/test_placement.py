@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchnorm.lab.questions.placement import Placement, _outcome
 from batchnorm.lab.record import verdict_of
 from batchnorm.training.settings import ACTIVATIONS
 
@@ -20,3 +21,8 @@ def test_placement_not_better_before_is_not_reported_as_holding(carried_out):
     """On digits the differences lie within their spreads: that must not read as a confirmation."""
     record = carried_out("placement", quick=True)
     assert record.verdict in ("undecided", "does not hold here")
+
+
+def test_placement_with_one_seed_claims_no_spread_that_a_difference_could_lie_in():
+    finding = _outcome(Placement(("relu",), 100, ((0.9,),), ((0.8,),), (0.5,), (0.5,))).finding
+    assert finding.startswith("With fewer than 3 seeds no difference can be told from what a seed does; the largest")

@@ -19,7 +19,7 @@ from typing import Literal
 
 from batchnorm.lab.bench import Bench
 from batchnorm.lab.charts import Axis, Chart, Level, Points, Role, Series
-from batchnorm.lab.record import Effect, Outcome
+from batchnorm.lab.record import LEAST_SEEDS, Effect, Outcome
 from batchnorm.lab.trial import PAPER
 from batchnorm.training.settings import ACTIVATIONS
 
@@ -85,10 +85,15 @@ def _outcome(numbers: Placement) -> Outcome:
     worse = [a for a, e in zip(numbers.activations, effects, strict=True) if e.verdict == "does not hold here"]
     equal = len(effects) - len(better) - len(worse)
     widest = max(effects, key=lambda effect: abs(effect.mean))
-    finding = (
+    decided = (
         f"Before is better for {_listed(better)}, after for {_listed(worse)}, and for {equal} of {len(effects)} "
-        f"activations the difference lies within its spread; the largest is {100 * widest.mean:+.2f} points "
-        f"({widest.what.partition(':')[0]}), spread {100 * widest.spread:.2f}"
+        "activations the difference lies within its spread"
+    )
+    if len(widest.values) < LEAST_SEEDS:
+        decided = f"With fewer than {LEAST_SEEDS} seeds no difference can be told from what a seed does"
+    finding = (
+        f"{decided}; the largest is {100 * widest.mean:+.2f} points ({widest.what.partition(':')[0]}), spread "
+        f"{100 * widest.spread:.2f}"
     )
     return Outcome(finding, effects, _charts(numbers, effects), numbers, PAPER.to_dict() | {"steps": numbers.steps})
 

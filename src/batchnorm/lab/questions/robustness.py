@@ -99,8 +99,9 @@ def _outcome(numbers: Robustness) -> Outcome:
     )
     finding = (
         f"Of {len(numbers.rates) * len(numbers.scales)} pairs of learning rate and initial scale "
-        f"{effects[1].mean:.0%} work with normalization and {effects[2].mean:.0%} without, {ratio.mean:.1f} times as "
-        f"many; at the best scale learning rates may span {effects[3].mean:.1f} decades against {effects[4].mean:.1f}"
+        f"{effects[1].mean:.0%} work with normalization and {effects[2].mean:.0%} without, "
+        f"{'at least ' * bool(none)}{ratio.mean:.1f} times as many; at the best scale learning rates may span "
+        f"{effects[3].mean:.1f} decades against {effects[4].mean:.1f}"
     )
     return Outcome(finding, effects, _charts(numbers), numbers, PAPER.to_dict() | {"steps": numbers.steps})
 

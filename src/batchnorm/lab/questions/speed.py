@@ -96,12 +96,13 @@ def _outcome(numbers: Speed, seeds: int) -> Outcome:
         unit="times",
     )
     effects = (fewer,) if len(numbers.rates) == 1 else (fewer, best)
-    said = (f"{_mean(ours, numbers.most_steps):.0f} steps", f"{_mean(theirs, numbers.most_steps):,.0f}")
     finding = (
-        f"With normalization {numbers.goal:.0%} test accuracy takes {said[0]}, without {'more than ' * bool(lost)}"
-        f"{said[1]}: {fewer.mean:.1f} times as many"
+        f"With normalization {numbers.goal:.0%} test accuracy takes {_needed(ours, numbers.most_steps)} steps, without "
+        f"{_needed(theirs, numbers.most_steps)}"
     )
-    if len(effects) > 1:
+    if not math.isnan(fewer.mean):
+        finding += f": {'at least ' * bool(lost)}{fewer.mean:.1f} times as many"
+    if len(effects) > 1 and not math.isnan(best.mean):
         finding += f" ({best.mean:.1f} times with each at its best learning rate)"
     return Outcome(finding, effects, _charts(numbers), numbers, PAPER.to_dict())
 
@@ -133,8 +134,10 @@ def _ratios(theirs: Sequence[float], ours: Sequence[float], most: int) -> tuple[
     return tuple(math.nan if math.isinf(b) else min(a, most) / b for a, b in zip(theirs, ours, strict=True))
 
 
-def _mean(steps: Sequence[float], most: int) -> float:
-    return sum(min(s, most) for s in steps) / len(steps)
+def _needed(steps: Sequence[float], most: int) -> str:
+    """In words, mean over the seeds; those that never got there count as all steps."""
+    more = "more than " * any(map(math.isinf, steps))
+    return f"{more}{sum(min(s, most) for s in steps) / len(steps):,.0f}"
 
 
 def _charts(numbers: Speed) -> tuple[Chart, ...]:
