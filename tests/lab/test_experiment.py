@@ -120,3 +120,9 @@ def test_arrays_with_words_as_classes_are_taken():
 def test_pairs_that_are_no_data_are_refused(pair):
     with pytest.raises(DataError, match=r"^data expected a pair \(X, y\)"):
         Material(pair)
+
+
+def test_inputs_of_which_none_varies_are_refused():
+    x, y = [[1.0, 2.0]] * 100, [i % 2 for i in range(100)]
+    with pytest.raises(DataError, match="expected an input that varies, got inputs that are the same in all training"):
+        batchnorm.lab.drift((x, y), quick=True)

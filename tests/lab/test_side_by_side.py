@@ -11,6 +11,8 @@ import pytest
 
 from batchnorm.errors import DataError
 from batchnorm.lab import Experiment, Material
+from batchnorm.lab.questions import bias
+from batchnorm.lab.record import Record
 from batchnorm.lab.side_by_side import carried_out
 from batchnorm.lab.watch import Watch
 
@@ -72,3 +74,17 @@ def test_killed_process_is_said_to_be_ended():
     assert [str(outcome) for outcome in found.values()] == [
         "its process was ended from outside: is there memory enough?"
     ] * 2
+
+
+def test_one_that_fails_does_not_take_the_others_with_it(monkeypatch):
+    def trip(bench):
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(bias, "measure", trip)
+    found = dict(carried_out(["bias", "identity"], Material("wine"), workers=1, **QUICK))
+    assert isinstance(found["identity"], Record)
+    assert str(found["bias"]) == (
+        "it failed on these data (ZeroDivisionError: float division by zero); batchnorm lab bias alone says where"
+    )
+    with pytest.raises(ZeroDivisionError):
+        dict(carried_out(["bias"], Material("wine"), **QUICK))

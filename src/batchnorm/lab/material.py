@@ -46,7 +46,7 @@ class Material:
         """Four fifths of the rows to train on, the rest to judge by.
 
         Raises:
-            DataError, SettingsError: the data cannot be used; too few rows.
+            DataError, SettingsError: the data cannot be used; too few rows; no input varies.
         """
         if seed not in self._prepared:
             prepared = prepare(
@@ -66,6 +66,11 @@ class Material:
                 raise DataError(
                     f"{prepared.name}: the laboratory expected at least {LEAST_ROWS * 5 // 4} rows ({LEAST_ROWS} to "
                     f"train on), got {len(prepared.x_train) + len(prepared.x_test)}: give it more, or digits"
+                )
+            if not np.ptp(prepared.x_train, axis=0).any():
+                raise DataError(
+                    f"{prepared.name}: expected an input that varies, got inputs that are the same in all training "
+                    "rows: give it more columns, or digits"
                 )
             self._prepared[seed] = prepared
         return self._prepared[seed]

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from batchnorm.errors import DataError
+from batchnorm.errors import BatchnormError, DataError, legible
 from batchnorm.lab.experiment import Experiment
 from batchnorm.lab.material import Material
 from batchnorm.lab.record import Record
@@ -25,6 +25,7 @@ from batchnorm.lab.watch import Watch
 MOST = 4
 """Processes: each holds torch and the data."""
 
+_SAID = 200  # characters of what another library says of its failure
 _PATIENCE = 0.1  # seconds between two looks at whether it is over
 _told: Any = None  # in a worker: the queue to whoever watches
 _material: Material | None = None  # in a worker
@@ -41,6 +42,8 @@ def carried_out(
 ) -> Iterator[tuple[str, Record | DataError]]:
     """Each experiment's name and record as soon as it is finished; a DataError where it does not suit the data.
 
+    Of several, one that fails for any other reason is such a DataError too: the others are not to be lost by it.
+
     Args:
         names, material, seeds, quick: as of `Experiment`.
         watch: makes the watch of one experiment.
@@ -51,8 +54,9 @@ def carried_out(
     """
     workers = min(workers or min(MOST, _processors()), len(names))
     if workers <= 1:
+        tried = _kept_apart if len(names) > 1 else _tried
         for name in names:
-            yield name, _tried(name, material, seeds, quick, watch())
+            yield name, tried(name, material, seeds, quick, watch())
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     told = context.Queue()
@@ -83,6 +87,18 @@ def _tried(
         return error
 
 
+def _kept_apart(
+    name: str, material: Material, seeds: int | Sequence[int] | None, quick: bool, watch: Watch
+) -> Record | DataError:
+    try:
+        return _tried(name, material, seeds, quick, watch)
+    except BatchnormError:
+        raise
+    except Exception as error:
+        said = legible(f"{type(error).__name__}: {error}", most=_SAID)
+        return DataError(f"it failed on these data ({said}); batchnorm lab {name} alone says where")
+
+
 def _processors() -> int:
     """Those that this process may use, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -103,7 +119,7 @@ def _begin(told: Any, material: Material) -> None:
 
 def _in_worker(name: str, seeds: int | Sequence[int] | None, quick: bool) -> Record | DataError:
     assert _material is not None
-    return _tried(name, _material, seeds, quick, _Teller(name))
+    return _kept_apart(name, _material, seeds, quick, _Teller(name))
 
 
 class _Teller(Watch):
