@@ -15,6 +15,7 @@ import typer
 from tests.cli.program import COMMAND, batchnorm, process
 
 from batchnorm.cli.app import app
+from batchnorm.errors import OutputError
 from batchnorm.lab import names
 
 
@@ -80,6 +81,34 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(arguments: tuple[str
     assert answer.err.startswith(said)
     assert len(answer.err.splitlines()) == 1
     assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("nowhere/x.html", "cannot write 'nowhere/x.html': there is no folder nowhere; create it or choose another"),
+        (".", "cannot write '.': that is a folder or a device, not a file; choose another name"),
+    ],
+)
+def test_page_that_cannot_be_written_is_refused_before_the_work(page: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    """It was refused after it: minutes for nothing."""
+    from batchnorm.cli import lab as command
+
+    monkeypatch.setattr(command, "_carried_out", lambda *_, **__: pytest.fail("it began"))
+    answer = batchnorm("lab", "bias", "--out", page)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"batchnorm: {said}\n")
+
+
+def test_finding_is_said_where_the_disk_refuses_the_page(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OutputError("cannot write 'lab-bias.html': No space left on device")
+
+    monkeypatch.setattr("batchnorm.report.lab_page.write_lab", refuse)
+    answer = batchnorm("lab", "bias", "wine", "--quick", "--seeds", "1", "--json")
+    assert answer.code == 2
+    assert answer.json["page"] is None
+    assert answer.json["records"][0]["name"] == "bias"
+    assert "No space left" in answer.err
 
 
 def test_table_with_too_few_rows_is_refused(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from batchnorm.cli.ending import INTERRUPTED
 from batchnorm.cli.flags import named_by_flags
 from batchnorm.cli.memory import enough_memory
 from batchnorm.cli.note import note
-from batchnorm.errors import DataError, SettingsError, legible, quoted
+from batchnorm.errors import DataError, OutputError, SettingsError, legible, quoted
 from batchnorm.lab.experiment import Experiment
 from batchnorm.lab.questions import names
 from batchnorm.lab.watch import Watch
@@ -72,6 +73,7 @@ def lab(
         return
     chosen = _chosen(name)
     page = out if out is not None else Path("lab.html" if name == "all" else f"lab-{name}.html")
+    _require_room(page)
     with named_by_flags(), enough_memory():
         material = _material(
             data,
@@ -93,7 +95,11 @@ def lab(
         raise DataError("; ".join(dict.fromkeys(missing.values())))
     from batchnorm.report.lab_page import write_lab
 
-    write_lab(records, page, missing=missing)
+    try:
+        write_lab(records, page, missing=missing)
+    except OutputError:
+        _show(records, missing, None, as_json=as_json)  # minutes of work: said at least where it can be
+        raise
     _show(records, missing, page, as_json=as_json)
     if interrupted:
         typer.echo(f"interrupted: {len(records)} of {len(chosen)} experiments are in {page}", err=True)
@@ -113,6 +119,17 @@ def _chosen(name: str) -> tuple[str, ...]:
             f"there is no experiment {quoted(name)}.{hint} Expected all, list or one of {', '.join(known)}."
         )
     return (name,)
+
+
+def _require_room(page: Path) -> None:
+    """Raise what writing the page would, before the minutes that are spent on it."""
+    folder = page.parent
+    if page.exists() and not page.is_file():
+        raise OutputError(f"cannot write {str(page)!r}: that is a folder or a device, not a file; choose another name")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {str(page)!r}: there is no folder {folder}; create it or choose another")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {str(page)!r}: nothing may be written into {folder}; choose another folder")
 
 
 def _material(data: str, **options: Any) -> Material:
@@ -151,13 +168,13 @@ def _show_claims(*, as_json: bool) -> None:
     typer.echo("\nbatchnorm lab NAME runs one; its page says how it is measured, and when the comparison is unfair.")
 
 
-def _show(records: list[Record], missing: dict[str, str], page: Path, *, as_json: bool) -> None:
+def _show(records: list[Record], missing: dict[str, str], page: Path | None, *, as_json: bool) -> None:
     """What was found: a table of several, the sentence of each, the page."""
     from batchnorm.cli.summary import strict
     from batchnorm.report.lab_wording import asked, measured
 
     if as_json:
-        found = {"records": [record.to_dict() for record in records], "missing": missing, "page": str(page)}
+        found = {"records": [record.to_dict() for record in records], "missing": missing, "page": page and str(page)}
         typer.echo(json.dumps(strict(found)))
         return
     console = Console(highlight=False, emoji=False)
@@ -177,7 +194,8 @@ def _show(records: list[Record], missing: dict[str, str], page: Path, *, as_json
         console.print(Text(f"{record.name}: {record.finding}"))
     for name, why in missing.items():
         note(f"{name}: {why}")
-    typer.echo(f"page    {page}")
+    if page is not None:
+        typer.echo(f"page    {page}")
 
 
 class _Bars:
