@@ -82,7 +82,7 @@ def test_threads_and_randomness_are_left_as_they_were(digits):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("seeds", [0, 101, (), (1, 1), (-1,)])
+@pytest.mark.parametrize("seeds", [0, 101, (), (1, 1), (-1,), "3", 2.5, True, (1.5,), ("1",)])
 def test_impossible_seeds_are_refused(seeds):
     with pytest.raises(SettingsError, match=r"^seeds expected"):
         seeds_of(seeds)

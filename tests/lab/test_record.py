@@ -69,3 +69,10 @@ def test_record_as_a_dictionary_is_plain_json_with_its_charts(carried_out):
 def test_record_is_frozen(carried_out):
     with pytest.raises(AttributeError):
         carried_out("bias", quick=True).verdict = "undecided"
+
+
+def test_record_prints_as_what_was_found_and_shows_itself_in_a_few_lines(carried_out):
+    record = carried_out("bias", quick=True)
+    assert str(record) == f"bias, on digits: holds\nThe bias before batch normalization is redundant.\n{record.finding}"
+    assert repr(record).startswith("Record(name='bias', claim=")
+    assert len(repr(record)) < 1000

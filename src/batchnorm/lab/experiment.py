@@ -6,10 +6,11 @@ import ast
 import importlib
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from batchnorm.errors import SettingsError
@@ -143,18 +144,23 @@ def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """3 as (0, 1, 2); a sequence as it is.
 
     Raises:
-        SettingsError: none, one twice, or one outside [0, 2**32).
+        SettingsError: none, one twice, one outside [0, 2**32), or no whole numbers.
     """
-    if isinstance(seeds, int):
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
         if not 1 <= seeds <= 100:
             raise SettingsError(f"seeds expected a number from 1 to 100, got {seeds}", setting="seeds")
-        return tuple(range(seeds))
-    numbers = tuple(int(seed) for seed in seeds)
-    if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= seed < 2**32 for seed in numbers):
+        return tuple(range(int(seeds)))
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+        raise SettingsError(
+            f"seeds expected how many, such as 3, or which, such as [0, 7], got {seeds!r}", setting="seeds"
+        )
+    numbers = tuple(seeds)
+    are_whole = all(isinstance(seed, Integral) and 0 <= seed < 2**32 for seed in numbers)
+    if not numbers or len(set(numbers)) < len(numbers) or not are_whole:
         raise SettingsError(
             f"seeds expected different whole numbers in [0, 2**32), at least one, got {numbers}", setting="seeds"
         )
-    return numbers
+    return tuple(map(int, numbers))
 
 
 def _cpu() -> Any:

@@ -95,7 +95,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """An experiment that was carried out.
+    """An experiment that was carried out; printed, it says what was found.
 
     Attributes:
         name: of the experiment.
@@ -110,22 +110,25 @@ class Record:
 
     name: str
     claim: str
-    source: str
-    measured: str
-    unfair: str
+    source: str = field(repr=False)
+    measured: str = field(repr=False)
+    unfair: str = field(repr=False)
     finding: str
     verdict: Verdict
-    effects: tuple[Effect, ...]
-    charts: tuple[Chart, ...]
-    numbers: Any
-    settings: dict[str, Any]
+    effects: tuple[Effect, ...] = field(repr=False)
+    charts: tuple[Chart, ...] = field(repr=False)
+    numbers: Any = field(repr=False)
+    settings: dict[str, Any] = field(repr=False)
     data_name: str
     rows: dict[str, int]
     features: int
     seeds: tuple[int, ...]
     quick: bool
     seconds: float
-    versions: dict[str, str]
+    versions: dict[str, str] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}, on {self.data_name}: {self.verdict}\n{self.claim}\n{self.finding}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values (NaN and infinities among them), the charts as data."""

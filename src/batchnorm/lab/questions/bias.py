@@ -92,7 +92,7 @@ def measure(bench: Bench) -> Outcome:
     finding = (
         f"The gradient in b never exceeds {share.mean:.1e} of that in W (without normalization it is at least "
         f"{unnormalized.mean:.2g}), and after {steps} steps test {metric} is "
-        f"{'the same' if apart.verdict == 'holds' else f'{apart.mean:.2g} apart'} with and without b"
+        f"{'the same' if apart.mean <= ROUNDING else f'{apart.mean:.2g} apart'} with and without b"
     )
     return Outcome(finding, (share, apart, unnormalized), _charts(numbers, metric), numbers, paper.to_dict())
 
