@@ -189,9 +189,12 @@ def _show(records: list[Record], missing: dict[str, str], page: Path | None, *, 
             if effect.verdict is not None:
                 shown.add_row(*head, f"{effect.what}: {measured(effect)}", asked(effect))
                 head = ("", "")
-    console.print(shown)
-    for record in records:
-        console.print(Text(f"{record.name}: {record.finding}"))
+    # Not printed by rich itself, which ends the process where the reader has gone: see cli.ending.
+    with console.capture() as printed:
+        console.print(shown)
+        for record in records:
+            console.print(Text(f"{record.name}: {record.finding}"))
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
     for name, why in missing.items():
         note(f"{name}: {why}")
     if page is not None:
