@@ -176,7 +176,8 @@ def test_piped_output_has_no_bars():
 def test_reader_who_goes_is_no_error():
     command = [*COMMAND, "lab", "bias", "wine", "--quick", "--seeds", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout is not None
+        assert running.stderr is not None
         running.stdout.close()
         assert running.stderr.read() == b""
         assert running.wait(60) == 0

@@ -146,10 +146,10 @@ def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         SettingsError: none, one twice, one outside [0, 2**32), or no whole numbers.
     """
-    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
         if not 1 <= seeds <= 100:
             raise SettingsError(f"seeds expected a number from 1 to 100, got {seeds}", setting="seeds")
-        return tuple(range(int(seeds)))
+        return tuple(range(seeds))
     if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
         raise SettingsError(
             f"seeds expected how many, such as 3, or which, such as [0, 7], got {seeds!r}", setting="seeds"
