@@ -65,3 +65,10 @@ def test_drop_redundant_bias_repairs_the_optimizer() -> None:
     assert [id(p) for p in held] == [id(p) for p in model.parameters()]
     assert bias not in optimizer.state
     trained(model, optimizer, torch.randn(32, 3))
+
+
+def test_bias_before_a_layer_in_eval_mode_stays_while_the_model_trains() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    record = drop_redundant_bias(model)
+    assert [entry.name for entry in record.dropped] == ["2"]
+    assert "is in eval mode while the model trains" in record.left_alone[0].reason

@@ -277,3 +277,49 @@ def test_half_precision_is_folded_as_well_as_it_computes() -> None:
 def test_requires_grad_stays_what_it_was() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).requires_grad_(False)
     assert not any(p.requires_grad for p in fold(model, torch.randn(5, 3)).parameters())
+
+
+def graph_module(model: nn.Module) -> nn.Module:
+    return torch.fx.symbolic_trace(model)
+
+
+def compiled(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("made", [graph_module, compiled, compiled_in_place])
+def test_models_that_torch_has_rewritten_fold_too(made: Callable[[nn.Module], nn.Module]) -> None:
+    """Hooks once made compiling fail, and a GraphModule was refused because it has a __call__ of its own."""
+    model = made(lived_in(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))))
+    x = torch.randn(5, 3)
+    expected = model(x)
+    folded = fold(model, x)
+    assert len(report(folded).folded) == 1
+    torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+def test_graph_module_with_a_call_of_its_own_is_refused() -> None:
+    class Called(torch.fx.GraphModule):
+        def __call__(self, x: Tensor) -> Tensor:
+            return -super().__call__(x)  # type: ignore[no-any-return]
+
+    plain = lived_in(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    with pytest.raises(ValueError, match="it is called in a way of its own"):
+        fold(Called(plain, torch.fx.Tracer().trace(plain)), torch.randn(5, 3))
+
+
+def test_complex_outputs_are_compared() -> None:
+    class Spectrum(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(super().forward(x))
+
+    model = lived_in(Spectrum(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    x = torch.randn(5, 3)
+    assert len(report(fold(model, x)).folded) == 1
+    torch.testing.assert_close(fold(model, x)(x), model(x), rtol=1e-5, atol=1e-5)

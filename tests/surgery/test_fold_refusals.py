@@ -14,7 +14,7 @@ from tests.surgery.test_fold import lived_in, report
 from torch import Tensor, nn
 
 import batchnorm
-from batchnorm.surgery import fold, fold_check
+from batchnorm.surgery import drop_redundant_bias, fold, fold_check, insert
 from batchnorm.surgery.fold_plan import Pair, fold_pairs
 
 
@@ -173,7 +173,7 @@ def subclassed_norm() -> nn.Module:
     [
         (shared_layer(), "BatchNorm1d is shared: it stands at 1 and 3"),
         (shared_weight(), "Linear shares its weight with another module"),
-        (normalized_weight(), "is a subclass: what it does with its weights is not known"),
+        (normalized_weight(), "ParametrizedLinear has parametrizations: remove them first"),
         (hooked(), "Linear has hooks, which would see other values"),
         (subclassed(), "Standardized is a subclass: what it does with its weights is not known"),
         (subclassed_norm(), "Squared is a class of its own: what it does differently is not known"),
@@ -332,6 +332,47 @@ def test_layer_that_the_example_does_not_reach_is_listed() -> None:
 
     found = report(fold(Unused(), torch.randn(5, 3)))
     assert [(entry.name, entry.reason) for entry in found.alone] == [("unused.1", "the example does not reach it")]
+
+
+class Choice(nn.Module):
+    """Gives whole numbers alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(x).argmax(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tool", [fold, drop_redundant_bias])
+@pytest.mark.parametrize("example", [torch.full((5, 3), float("nan")), torch.randn(0, 3)], ids=["nan", "no rows"])
+def test_example_that_shows_nothing_is_refused(tool: Any, example: Tensor) -> None:
+    """Outputs that are NaN or empty are alike whatever is done to a model, and a difference of 0 was reported."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match=rf"^{tool.__name__} expected an example on which the model gives tens"):
+        tool(model, example)
+    assert model[0].bias is not None
+
+
+def test_model_without_numbers_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="or hand over the part of the model that gives scores"):
+        fold(Choice(), torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("tool", [fold, insert, drop_redundant_bias])
+def test_model_without_sizes_or_numbers_is_refused(tool: Any) -> None:
+    lazy = nn.Sequential(nn.Linear(3, 4), nn.LazyBatchNorm1d(), nn.ReLU())
+    with pytest.raises(ValueError, match=rf"^{tool.__name__} expected layers that have a size, got '1': run a batch"):
+        tool(lazy, torch.randn(5, 3))
+    meta = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()).to("meta")
+    with pytest.raises(ValueError, match=rf"^{tool.__name__} expected a model with numbers in it, got '0.weight' on"):
+        tool(meta, torch.randn(5, 3))
+
+
+def test_tuple_that_is_no_list_of_arguments_is_explained() -> None:
+    with pytest.raises(ValueError, match=r"runs on \(a tuple is taken for the model's arguments, one by one\), got"):
+        fold(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), (torch.randn(5, 3), torch.zeros(5)))
 
 
 def test_what_is_no_model_or_does_not_run_is_refused() -> None:

@@ -55,6 +55,18 @@ def test_placement_says_on_which_side_of_the_activation(placement: str) -> None:
     assert ("0.linear.bias" in keys or "0.bias" in keys) == (placement == "after")
 
 
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_activation_in_place_does_not_reach_what_statistics_are_taken_of(placement: str) -> None:
+    """Gamma and beta once were those of what ReLU(inplace=True) had left: outputs in training were others at once."""
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.ReLU(inplace=True), nn.Linear(8, 6), nn.SiLU(inplace=True), nn.Linear(6, 2)
+    )
+    x = torch.randn(64, 3).double()
+    before = model.double()(x)
+    assert len(insert(model, x, placement=placement).inserted) == 2
+    torch.testing.assert_close(model.train()(x), before, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_convolutions_get_the_layer_of_their_dimensions(dimensions: int, is_transposed: bool) -> None:
@@ -110,6 +122,8 @@ def test_layers_are_inserted_where_it_is_certain_and_sizes_fit() -> None:
         insert(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.randn(8, 5, 3))
     with pytest.raises(ValueError, match="one value per channel on the batch"):
         insert(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.randn(1, 3))
+    with pytest.raises(ValueError, match="no value per channel on the batch"):
+        insert(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.randn(0, 3))
     with pytest.raises(ValueError, match="insert found no linear map whose output goes to one activation alone"):
         insert(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()), torch.randn(8, 3))
 
@@ -128,7 +142,7 @@ def test_what_is_no_model_placement_or_optimizer_is_refused_and_changes_nothing(
             insert(model, x, **arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"insert expected a torch.nn.Module, got int"):
         insert(3, x)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="itself runs on"):
+    with pytest.raises(ValueError, match=r"^insert expected an example that the model itself runs on, got: .*shapes"):
         insert(model, torch.randn(8, 4))
     assert fields(model) == before
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from batchnorm.nn import freezing
-from batchnorm.surgery.fold_check import Measured, measure
+from batchnorm.surgery.fold_check import Measured, check_comparable, measure
 from batchnorm.surgery.fold_flow import observe
 from batchnorm.surgery.fold_layers import is_linear, linears_in, why_not_linear, why_not_norm
 from batchnorm.surgery.fold_proof import Proofs
@@ -21,6 +21,7 @@ from batchnorm.surgery.layers import is_batch_norm
 from batchnorm.surgery.optimizer_groups import Exchange, check_optimizer, exchange
 from batchnorm.surgery.places import Places
 from batchnorm.surgery.record import Entry, grouped
+from batchnorm.surgery.runnable import check_runnable, check_sized
 from batchnorm.surgery.tracing import UnprovenError
 from batchnorm.surgery.verify import copied
 
@@ -77,10 +78,13 @@ def drop_redundant_bias(model: nn.Module, example: Any = None, *, optimizer: Opt
     """
     check_model("drop_redundant_bias", model)
     check_optimizer("drop_redundant_bias", optimizer, model)
+    if example is not None:
+        check_runnable("drop_redundant_bias", model)
     pairs, alone = _find(model, example)
     names = [(entry.name, norm) for entry, norm in pairs]
     measured = None
     if example is not None and pairs:
+        check_comparable("drop_redundant_bias", model, example)
         measured = measure(model, partial(_changed, names=names), example)
         if not measured.fits:
             raise ValueError(f"drop_redundant_bias would change the outputs, so nothing was changed: {measured}")
@@ -97,6 +101,7 @@ def check_model(verb: str, model: Any) -> None:
             f"{verb} expected a model that is not wrapped in DistributedDataParallel, which has settled already which "
             f"parameters get gradients: {verb} first and wrap then"
         )
+    check_sized(verb, model)
 
 
 def without_bias(linear: Any) -> nn.Parameter:
@@ -113,7 +118,7 @@ def _find(model: nn.Module, example: Any) -> tuple[list[tuple[Entry, str]], list
     for linear, norm, problem in _followed(model, places):
         reason = problem
         if norm is not None:
-            reason = reason or _why_not(linear, norm, places)
+            reason = reason or _why_not(linear, norm, places, in_training=model.training)
             if reason is None and places.names[linear] in wrong:
                 reason = f"{type(norm).__name__} normalizes another dimension than the one that the bias lies along"
             if reason is None:
@@ -145,7 +150,7 @@ def _followed(model: nn.Module, places: Places) -> Iterator[tuple[Any, Any, str 
                 yield linear, found[0], None if same else "what comes after it depends on how the model is called"
 
 
-def _why_not(linear: Any, norm: Any, places: Places) -> str | None:
+def _why_not(linear: Any, norm: Any, places: Places, *, in_training: bool) -> str | None:
     name, other = type(linear).__name__, type(norm).__name__
     if places.is_shared(linear) or places.is_shared(norm):
         return f"{name} or {other} is shared"
@@ -154,6 +159,8 @@ def _why_not(linear: Any, norm: Any, places: Places) -> str | None:
         return f"{name} shares its bias with another module"
     if freezing.statistics_are_frozen(norm):
         return f"{other} is frozen: it does not subtract the batch's mean"
+    if in_training and not norm.training:
+        return f"{other} is in eval mode while the model trains: it does not subtract the batch's mean"
     features = linear.out_features if isinstance(linear, nn.Linear) else linear.out_channels
     if norm.num_features != features:
         return f"{other} normalizes another dimension than the one that the bias lies along"
@@ -166,7 +173,7 @@ def _over_other_dimensions(model: nn.Module, example: Any) -> set[str]:
     """Names of linear maps that give something else than (N, C) or (N, C, *) with as many dimensions as they have."""
     other = copied(model).eval()
     names = {module: name for name, module in other.named_modules() if is_linear(module)}
-    flow = observe(other, example, set(names))
+    flow = observe("drop_redundant_bias", other, example, set(names))
     found = set()
     for module, name in names.items():
         wanted = 2 if isinstance(module, nn.Linear) else len(module.kernel_size) + 2

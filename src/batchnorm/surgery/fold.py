@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from batchnorm.surgery.fold_check import Measured, measure
+from batchnorm.surgery.fold_check import Measured, check_comparable, measure
 from batchnorm.surgery.fold_plan import Pair, Plan, fold_pairs, plan
 from batchnorm.surgery.fold_report import Folding
 from batchnorm.surgery.record import Entry, grouped
+from batchnorm.surgery.runnable import check_runnable
 
 
 def fold(model: nn.Module, example: Any) -> nn.Module:
@@ -33,7 +34,8 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
 
     Raises:
         TypeError: no torch.nn.Module.
-        ValueError: nothing can be folded, with the reasons; the model does not run on the example, or cannot be copied.
+        ValueError: nothing can be folded, with the reasons; the model does not run on the example, gives no finite
+            numbers on it, or cannot be copied.
 
     Source: Ioffe and Szegedy 2015, Algorithm 2, step 11.
 
@@ -51,7 +53,10 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold expected a torch.nn.Module, got {type(model).__name__}")
+    check_runnable("fold", model)
     found = plan(_copied(model), example)
+    if found.pairs:
+        check_comparable("fold", model, example)
     refused = list(found.refused)
     pairs, measured = _equivalent(model, found.pairs, example, refused)
     if not pairs or measured is None:

@@ -91,6 +91,15 @@ def randomized(model: nn.Module, *, kept: Container[str] = ()) -> nn.Module:
     return model
 
 
+def check_comparable(verb: str, model: nn.Module, example: Any) -> None:
+    """Raise ValueError for an example whose outputs would be alike whatever is done to the model."""
+    if not any(bool(torch.isfinite(tensor).any()) for tensor in outputs(copied(model), example)):
+        raise ValueError(
+            f"{verb} expected an example on which the model gives tensors of finite numbers, to compare by, got none: "
+            "look for NaN, for an example without rows, or hand over the part of the model that gives scores"
+        )
+
+
 def _normal(like: Tensor, random: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=random, dtype=torch.float64).to(like)
 
@@ -112,8 +121,7 @@ def outputs(model: nn.Module, example: Any, dtype: torch.dtype | None = None) ->
     given = tree_map(lambda leaf: _as_input(leaf, dtype), example)
     with torch.inference_mode(False), torch.no_grad(), same_randomness():
         found = [leaf for leaf in tree_leaves(call(model, given)) if isinstance(leaf, Tensor)]
-    if not found:
-        raise ValueError("fold expected a model whose output holds a tensor, to compare by")
+    found = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
     return [tensor for tensor in found if tensor.is_floating_point()]
 
 

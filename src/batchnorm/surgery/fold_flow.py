@@ -57,13 +57,15 @@ class Flow:
         return [other for calls in self.calls.values() for other in calls if other.takes_from(call)]
 
 
-def observe(model: nn.Module, example: Any, layers: set[nn.Module]) -> Flow:
+def observe(verb: str, model: nn.Module, example: Any, layers: set[nn.Module], *, keeps_values: bool = False) -> Flow:
     """Run a model on an example and see what its layers take and give.
 
     Args:
+        verb: who asks, for the error.
         model: a copy, at test time, that nobody else uses: it has hooks while it runs.
         example: as for `fold`.
         layers: which to look at.
+        keeps_values: outputs as they were returned, also where the model goes on to write to them in place.
 
     Raises:
         ValueError: the model does not run on the example.
@@ -74,13 +76,16 @@ def observe(model: nn.Module, example: Any, layers: set[nn.Module]) -> Flow:
             continue
         handles.append(module.register_forward_pre_hook(stack.enter, prepend=True))
         if module in layers:
-            handles.append(module.register_forward_hook(_Recorder(flow, stack), with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(_Recorder(flow, stack, keeps_values=keeps_values), with_kwargs=True)
+            )
         handles.append(module.register_forward_hook(stack.leave, always_call=True))
     try:
         with torch.inference_mode(False), torch.no_grad(), same_randomness():
             call(model, example)
     except Exception as error:  # whatever a user's model raises
-        raise ValueError(f"fold expected an example that the model itself runs on, got: {error}") from error
+        hint = " (a tuple is taken for the model's arguments, one by one)" if isinstance(example, tuple) else ""
+        raise ValueError(f"{verb} expected an example that the model itself runs on{hint}, got: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
@@ -106,13 +111,15 @@ class _Stack:
 class _Recorder:
     """Writes down a call once it is done."""
 
-    def __init__(self, flow: Flow, stack: _Stack) -> None:
-        self._flow, self._stack = flow, stack
+    def __init__(self, flow: Flow, stack: _Stack, *, keeps_values: bool) -> None:
+        self._flow, self._stack, self._keeps_values = flow, stack, keeps_values
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         given = frozenset(name for name, value in kwargs.items() if value is not None)
         named = kwargs.get("input")
         first = args[0] if args else named
+        if self._keeps_values and isinstance(output, Tensor):
+            output = output.clone()
         further = given - {"input"} | {f"argument {number}" for number in range(2, len(args) + 1)}
         found = Call(module, tuple(self._stack.way), _seen(first), _seen(output), further)
         self._flow.calls.setdefault(module, []).append(found)

@@ -83,6 +83,8 @@ def why_not_linear(module: nn.Module, *, padding_may_vary: bool) -> str | None:
     name = kind.__name__
     if isinstance(module, LazyModuleMixin):
         return f"{name} has no size yet: run one batch through the model first"
+    if nn.utils.parametrize.is_parametrized(module):
+        return _parametrized(name)
     if not _computes_as_torch(kind):
         if f"{kind.__module__}.{kind.__qualname__}" not in _PADDING_ALONE:
             return f"{name} is a subclass: what it does with its weights is not known"
@@ -97,6 +99,8 @@ def why_not_norm(layer: Any) -> str | None:
     name = kind.__name__
     if isinstance(layer, LazyModuleMixin):
         return f"{name} has no size yet: run one batch through the model first"
+    if nn.utils.parametrize.is_parametrized(layer):
+        return _parametrized(name)
     is_known = kind in _TORCH_NORMS or kind.__module__.startswith("batchnorm.nn.") or is_timm(layer)
     if not (is_known or kind is BatchNormAct2d or _is_frozen_kind(kind)):
         return f"{name} is a class of its own: what it does differently is not known"
@@ -142,9 +146,11 @@ def _computes_as_torch(kind: type[nn.Module]) -> bool:
     return not own and all(getattr(kind, name, None) is getattr(base, name, None) for name in methods)
 
 
+def _parametrized(what: str) -> str:
+    return f"{what} has parametrizations: remove them first (torch.nn.utils.parametrize.remove_parametrizations)"
+
+
 def _why_not_changed(module: nn.Module, *, what: str) -> str | None:
-    if nn.utils.parametrize.is_parametrized(module):
-        return f"{what} has parametrizations: remove them first"
     if any(getattr(module, hooks) for hooks in _HOOKS):
         return f"{what} has hooks, which would see other values"
     if "forward" in vars(module):

@@ -82,7 +82,7 @@ def plan(model: nn.Module, example: Any) -> Plan:
     """
     layers = dict(norms(model))
     linears = {module for module in model.modules() if is_linear(module)}
-    flow = observe(model, example, {*layers.values(), *linears})
+    flow = observe("fold", model, example, {*layers.values(), *linears})
     finder = _Finder(model, flow, linears)
     pairs, refused, alone = [], [], []
     for layer in layers.values():

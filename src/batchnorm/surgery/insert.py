@@ -16,13 +16,14 @@ from batchnorm.moments import Moments
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.surgery.activations import activation_of, looks_like_activation
 from batchnorm.surgery.bias import check_model, without_bias
-from batchnorm.surgery.fold_check import Measured, measure
+from batchnorm.surgery.fold_check import Measured, check_comparable, measure
 from batchnorm.surgery.fold_flow import Call, observe
 from batchnorm.surgery.fold_layers import linears_in, why_not_linear
 from batchnorm.surgery.fold_proof import Proofs
 from batchnorm.surgery.optimizer_groups import Exchange, check_optimizer, exchange
 from batchnorm.surgery.places import Places
 from batchnorm.surgery.record import Entry, grouped
+from batchnorm.surgery.runnable import check_runnable
 from batchnorm.surgery.tracing import UnprovenError
 from batchnorm.surgery.verify import copied
 
@@ -110,6 +111,7 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
     if placement not in _PLACEMENTS:
         raise ValueError(f"insert expected placement='before' or 'after', got {placement!r}")
     check_optimizer("insert", optimizer, model)
+    check_runnable("insert", model)
     sites, alone = _find(model, batch, placement)
     if not sites:
         reasons = "\n".join(grouped("alone", tuple(alone)))
@@ -117,6 +119,7 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
             "insert found no linear map whose output goes to one activation alone; nothing was changed"
             + (f":\n{reasons}" if reasons else "")
         )
+    check_comparable("insert", model, batch)
     measured = measure(model, partial(_changed, sites=sites), batch)
     if not measured.fits:
         raise ValueError(f"insert would change the outputs, so nothing was changed: {measured}")
@@ -140,7 +143,8 @@ def _find(model: nn.Module, batch: Any, placement: str) -> tuple[list[_Site], li
         else:
             alone.append(Entry(places.names[linear], type(linear).__name__, problem))
     wanted = {linear if placement == "before" else activation for linear, activation in found}
-    flow = observe(other, batch, {module for module in wanted if module is not None})
+    # Values as they were: an activation in place would leave its own there.
+    flow = observe("insert", other, batch, {module for module in wanted if module is not None}, keeps_values=True)
     sites = []
     for linear, activation in found:
         normalized = linear if placement == "before" else activation
@@ -203,8 +207,9 @@ def _why_not(linear: Any, normalized: nn.Module | None, calls: list[Call], place
     features = linear.out_features if isinstance(linear, nn.Linear) else linear.out_channels
     if z.dim() != wanted or z.shape[1] != features:
         return f"gives {tuple(z.shape)}, where batch norm would take dimension 1 for its {features} features"
-    if z.numel() == z.shape[1]:
-        return "gives one value per channel on the batch: statistics need two rows or more"
+    if z.numel() <= z.shape[1]:
+        few = "one value" if z.numel() else "no value"
+        return f"gives {few} per channel on the batch: statistics need two rows or more"
     if not bool(torch.isfinite(z).all()):
         return "gives values on the batch that are not finite"
     return why_not_linear(linear, padding_may_vary=True)

@@ -76,7 +76,7 @@ def _optional_arguments(module: nn.Module) -> dict[str, Any]:
     forward = type(module).forward
     if "forward" in vars(module) or hasattr(forward, "__wrapped__"):
         raise UnprovenError("its forward is wrapped or set on the object")
-    if type(module).__call__ is not nn.Module.__call__:
+    if type(module).__call__ is not nn.Module.__call__ and not _is_plain_graph(module):
         raise UnprovenError("it is called in a way of its own")
     parameters = list(inspect.signature(forward).parameters.values())[1:]
     if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
@@ -85,6 +85,16 @@ def _optional_arguments(module: nn.Module) -> dict[str, Any]:
     if len(options) > _MOST_OPTIONS:
         raise UnprovenError(f"its forward has {len(options)} optional arguments")
     return options
+
+
+def _is_plain_graph(module: nn.Module) -> bool:
+    """Whether it is of torch.fx, whose class for each graph calls as any module does, with words for a traceback."""
+    if not isinstance(module, fx.GraphModule):
+        return False
+    kind: Any = type(module)
+    called, base = getattr(kind.__call__, "__code__", None), super(kind, module).__call__
+    is_made = any(called is code for code in fx.GraphModule.recompile.__code__.co_consts)
+    return is_made and kind._wrapped_call.cls_call is None and base.__func__ is nn.Module.__call__
 
 
 def _without_numbers(module: nn.Module) -> nn.Module:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,9 +132,12 @@ def _gradients(outputs: list[Tensor], asked: dict[str, Tensor]) -> dict[str, Ten
 
 def call(model: nn.Module, example: Any) -> Any:
     """The model's output. example: its input, a tuple of its arguments, or a dictionary of them by name."""
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # a compiled model would be compiled again for each copy, and fail at hooks
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if isinstance(example, Mapping):
+            return model(**example)
+        return model(*example) if isinstance(example, tuple) else model(example)
 
 
 def _as_input(leaf: Any, dtype: torch.dtype | None, wants_gradient: bool) -> Any:
