@@ -230,6 +230,8 @@ def _slower(numbers: Inputs, name: str) -> tuple[float, ...]:
 
 def _lost(numbers: Inputs, name: str) -> str:
     lost = sum(map(math.isinf, numbers.steps[f"{name} raw"]))
+    if any(map(math.isinf, numbers.steps[f"{name} normalized"])):
+        return f"not even normalized inputs always got there in {numbers.most_steps[name]:,} steps"
     return f"a lower bound: {lost} never got there in {numbers.most_steps[name]:,} steps" if lost else ""
 
 

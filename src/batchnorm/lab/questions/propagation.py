@@ -197,7 +197,7 @@ def _outcome(numbers: Propagation) -> Outcome:
         f"The squared gradient grows {effects[4].mean:.3f} times per BN-ReLU layer with {RELU_ROWS} rows (predicted "
         f"{formula:.3f}, and {LIMIT:.3f} = pi/(pi - 1) for large batches) and {effects[5].mean:.3f} times without "
         f"activation with {IDENTITY_ROWS} rows (predicted {exact:.3f}), while a residual sum's variance gains "
-        f"{effects[6].mean:.3f} per block (predicted 1 - 1/pi = {SLOPE:.3f}) instead of doubling"
+        f"{effects[6].mean:.3f} per block (predicted 1 - 1/pi = {SLOPE:.3f}) instead of nearly doubling"
     )
     settings = {"hidden": [WIDTH], "depth": DEPTH, "weights": "normal, variance 1/inputs; 2/inputs in residual blocks"}
     return Outcome(finding, effects, _charts(numbers), numbers, settings)
@@ -258,8 +258,8 @@ def _charts(numbers: Propagation) -> tuple[Chart, ...]:
         ),
         Chart(
             "The variance of a residual sum",
-            "Logarithmic: each block doubles the variance without normalization and adds a constant with it, so that "
-            "deeper blocks change the sum less and less.",
+            "Logarithmic: without normalization each block nearly doubles the variance; with it each adds a constant, "
+            "so that deeper blocks change the sum less and less.",
             (variances,),
         ),
     )
