@@ -230,3 +230,11 @@ def test_layer_without_running_statistics_is_refused() -> None:
 def test_one_value_per_channel_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         BatchRenorm1d(3)(torch.randn(1, 3))
+
+
+def test_ramp_without_length_is_a_step_and_one_that_ends_before_it_begins_is_refused() -> None:
+    """One divided by 0, the other gave limits far beyond its end."""
+    ramp = Ramp(first=100, last=100, start=1.0, end=3.0)
+    assert [ramp(step) for step in (0, 99, 100, 101)] == [1.0, 1.0, 3.0, 3.0]
+    with pytest.raises(ValueError, match="a last step that is not before the first, got first=10 and last=5: exchange"):
+        Ramp(first=10, last=5, start=1.0, end=3.0)

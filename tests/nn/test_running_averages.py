@@ -215,3 +215,11 @@ def test_half_life_is_a_momentum_for_any_layer() -> None:
 def test_half_life_that_is_none_is_refused(batches_: float) -> None:
     with pytest.raises(ValueError, match=f"half_life expected a number of batches above 0, got {batches_}: "):
         half_life(batches_)
+
+
+@pytest.mark.parametrize("batches_", ["100", None, True])
+def test_half_life_of_no_number_is_refused(batches_: object) -> None:
+    with pytest.raises(
+        TypeError, match=f"half_life expected a number of batches above 0, got {type(batches_).__name__}"
+    ):
+        half_life(batches_)  # type: ignore[arg-type]

@@ -229,6 +229,21 @@ class TestBothWays:
         assert caught.value is error
         assert everything(model) == before
 
+    @pytest.mark.parametrize("guard", [True, False])
+    def test_random_numbers_that_a_loader_draws_are_put_back(self, guard: bool) -> None:
+        """A shuffling DataLoader draws its seed each time; recalibrate put that back, and adapt did not."""
+        model, before = deep(), torch.get_rng_state()
+        adapt(model, DataLoader(TensorDataset(rows()), batch_size=16, shuffle=True), guard=guard)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_warning_points_to_who_calls(self) -> None:
+        x = rows()
+        x[3] = float("nan")
+        for run in (lambda: adapt(layer_of(), iter([x, rows()])), lambda: adapting(layer_of(), guard=False)(x)):
+            with pytest.warns(StatisticsWarning, match="a batch is not finite in some channels") as caught:
+                run()
+            assert caught[0].filename == __file__
+
     def test_frozen_untracked_and_unreached_layers_are_left_alone(self) -> None:
         model = nn.Sequential(layer_of(), layer_of(), nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(9))
         model.eval()
@@ -267,6 +282,8 @@ class TestBothWays:
         torch.testing.assert_close(layer.running_mean, rows().mean(0))
 
     def test_text_says_what_was_done(self) -> None:
+        text = "adapted 1 layer to 1 example in 1 batch, the source counting for 16\n1 batch is too few to know whether"
+        assert str(adapt(layer_of(), rows(1))).startswith(text)
         text = "adapted 1 layer to 64 examples in 4 batches, the source counting for 16"
         assert str(adapt(layer_of(), iter(rows().split(16)))).splitlines()[0] == text
 
@@ -285,6 +302,27 @@ class TestBothWays:
         (deep(), 3, {}, TypeError, "adapt expected a batch or an iterable of batches, got int"),
         (deep(), [], {}, ValueError, "adapt expected at least one batch, got none"),
         (deep(), list(rows().split(16)), {}, ValueError, "adapt expected a batch or a stream, got a list of 4 tensors"),
+        (
+            nn.BatchNorm2d(3).eval(),
+            [torch.randn(4, 3, size, size) for size in (5, 6)],
+            {},
+            ValueError,
+            "adapt expected a batch or a stream, got a list of 2 tensors of one kind",
+        ),
+        (
+            nn.Sequential(nn.Embedding(9, 2), nn.BatchNorm1d(5)),
+            [torch.ones(4, 5, dtype=torch.long)] * 3,
+            {},
+            ValueError,
+            "adapt expected a batch or a stream, got a list of 3 tensors of one kind",
+        ),
+        (
+            nn.BatchNorm1d(3, device="meta"),
+            rows(),
+            {},
+            ValueError,
+            "adapt expected layers with numbers in them, got '' on the meta device: load",
+        ),
         (deep(), rows(), {"prior": -1}, ValueError, "adapt expected a number of examples >= 0 as prior, got -1"),
         (
             deep(),

@@ -183,6 +183,13 @@ def test_what_are_no_models_or_not_alike_is_refused() -> None:
         average([])
     with pytest.raises(TypeError, match=r"average expected models of type torch.nn.Module, got OrderedDict"):
         average([network(0).state_dict()])
+    with pytest.raises(TypeError, match=r"average expected several models, got one Sequential: hand over \[first, sec"):
+        average(network(0))
+    with pytest.raises(TypeError, match="average expected an iterable of models, got int"):
+        average(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="average expected a sequence of numbers as weights, got 'ab'"):
+        average([network(0), network(1)], weights="ab")  # type: ignore[arg-type]
+    assert isinstance(average(nn.ModuleList([network(0), network(1)])), nn.Sequential)
     with pytest.raises(ValueError, match=re.escape("'weight' is of shape (3, 2) in the first and of shape (3, 4) in")):
         average([nn.Linear(2, 3), nn.Linear(4, 3)])
     with pytest.raises(ValueError, match=re.escape("'bias' is nothing of that name in the first and of shape (3,) in")):

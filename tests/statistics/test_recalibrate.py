@@ -474,6 +474,20 @@ class TestAsFound:
         (nn.LazyBatchNorm1d(), [], {}, ValueError, "recalibrate expected layers that have a size, got ''"),
         (deep(), rows(), {}, TypeError, "recalibrate expected an iterable of batches, got Tensor: hand over [batch]"),
         (deep(), 3, {}, TypeError, "recalibrate expected an iterable of batches, got int"),
+        (
+            deep(),
+            {"input": rows()},
+            {},
+            TypeError,
+            "recalibrate expected an iterable of batches, got dict: hand over [batch] if it is one",
+        ),
+        (
+            nn.BatchNorm1d(3, device="meta"),
+            [rows()],
+            {},
+            ValueError,
+            "recalibrate expected layers with numbers in them, got '' on the meta device: load the model's weights",
+        ),
         (deep(), [rows()], {"statistics": "mean"}, ValueError, "recalibrate expected statistics='population' or 'ave"),
         (deep(), [rows()], {"call": 3}, TypeError, "call expected a function of model and batch, got int"),
         (deep(), [()], {}, ValueError, "a batch expected at least one element for the model"),
@@ -485,3 +499,13 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(error, match=f"^{re.escape(text)}"):
         recalibrate(model, batches, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_programs_whose_layers_cannot_be_seen_are_explained() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    for program in (torch.jit.script(model), torch.export.export(model, (rows(),)).module()):
+        with pytest.raises(
+            ValueError, match=r"without any: programs that torch has exported or scripted hide theirs; ha"
+        ):
+            recalibrate(program, [rows()])

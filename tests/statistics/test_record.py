@@ -121,3 +121,18 @@ def test_record_is_frozen() -> None:
     record = Recalibration((), "population", 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         record.batches = 1  # type: ignore[misc]
+
+
+def test_batches_that_do_not_differ_show_no_design_effect() -> None:
+    """Once the standard error was 0, and so every distance infinite, for batches of one row and for equal ones."""
+    x = values(40, channels=3)
+    model = nn.BatchNorm1d(3)
+    for batches in (x.split(1), [x, x]):
+        layer = recalibrate(model, batches).layers[0]
+        assert bool(torch.isfinite(layer.mean_distance).all() and torch.isfinite(layer.variance_distance).all())
+
+
+def test_one_batch_is_said_to_be_one() -> None:
+    assert str(recalibrate(nn.BatchNorm1d(3), [values(8, 3)])).startswith(
+        "recalibrated 1 layer on 1 batch (population)"
+    )

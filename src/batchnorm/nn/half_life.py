@@ -16,6 +16,7 @@ def half_life(batches: float) -> float:
         batches: more than 0; not necessarily whole. For a half-life in rows, divide by the batch size.
 
     Raises:
+        TypeError: no number.
         ValueError: not a number above 0, or infinite.
 
     >>> half_life(1)
@@ -24,6 +25,8 @@ def half_life(batches: float) -> float:
     >>> BatchNorm1d(64, momentum=half_life(100))
     BatchNorm1d(64, eps=1e-05, momentum=0.006907504562964099, affine=True, bias=True, track_running_stats=True)
     """
+    if isinstance(batches, bool) or not hasattr(batches, "__float__"):
+        raise TypeError(f"half_life expected a number of batches above 0, got {type(batches).__name__}")
     if not (math.isfinite(batches) and batches > 0):
         raise ValueError(
             f"half_life expected a number of batches above 0, got {batches}: 100 halves a batch's weight in 100 "

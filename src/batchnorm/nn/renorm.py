@@ -24,6 +24,11 @@ from batchnorm.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _Laye
 class Ramp:
     """A limit that stays at `start` up to step `first`, then grows evenly to `end` at step `last` and stays there.
 
+    With `last` = `first` it is `end` at once from that step on.
+
+    Raises:
+        ValueError: last before first.
+
     >>> ramp = Ramp(first=100, last=300, start=1.0, end=3.0)
     >>> [ramp(step) for step in (0, 100, 200, 300, 1000)]
     [1.0, 1.0, 2.0, 3.0, 3.0]
@@ -34,9 +39,18 @@ class Ramp:
     start: float
     end: float
 
+    def __post_init__(self) -> None:
+        if self.last < self.first:
+            raise ValueError(
+                f"Ramp expected a last step that is not before the first, got first={self.first} and last={self.last}: "
+                "exchange them"
+            )
+
     def __call__(self, step: int) -> float:
         """The limit after `step` batches."""
-        done = 1.0 if step >= self.last else max(0.0, (step - self.first) / (self.last - self.first))
+        if step >= self.last:
+            return self.end
+        done = 0.0 if step <= self.first else (step - self.first) / (self.last - self.first)
         return self.start + (self.end - self.start) * done
 
 

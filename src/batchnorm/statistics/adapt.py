@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from batchnorm.errors import StatisticsWarning
+from batchnorm.randomness import same_randomness
 from batchnorm.statistics.adaptation import Adaptation, AdaptedLayer
 from batchnorm.statistics.as_found import as_found
 from batchnorm.statistics.batches import Call, caller
@@ -60,7 +61,7 @@ def adapt(
     Raises:
         TypeError: no torch.nn.Module; neither a batch nor an iterable.
         ValueError: no layer to adapt; no batches; a prior that is negative or not finite; with prior=0 one value per
-            channel; a list of tensors alone, which may be a batch or a stream.
+            channel; a list of tensors that are alike, which may be a batch or a stream.
 
     Source: Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift adaptation",
     arXiv 2006.16971. The guard is this package's own.
@@ -76,8 +77,8 @@ def adapt(
     """
     batches = _batches(batch_or_stream)
     adapted = AdaptingModel("adapt", model, prior, variance, guard, call)
-    with closing(Bar("adapting", length(batches), shown=progress)) as bar:
-        for batch in bar.over(batches):
+    with closing(Bar("adapting", length(batches), shown=progress)) as bar, same_randomness():
+        for batch in bar.over(batches):  # a loader draws random numbers, too
             adapted._take(batch)
     if adapted.batches == 0:
         raise ValueError("adapt expected at least one batch, got none: the statistics are as they were")
@@ -149,13 +150,13 @@ class AdaptingModel:
         verdict = self.verdict
         self.batches += 1
         self.has_adapted = verdict is None or verdict.state == "independent"
-        return self._adapted(batch) if self.has_adapted else output
+        return self._adapted(batch, stacklevel=3) if self.has_adapted else output
 
     def _take(self, batch: Any) -> None:
         """Learn from a batch without predicting it: what counts is what all of them are together."""
         self._watched(batch)
         self.batches += 1
-        self._adapted(batch)
+        self._adapted(batch, stacklevel=4)
 
     def _apply(self) -> Adaptation:
         """Make what was learnt from the batches so far permanent, unless the guard has found them dependent."""
@@ -206,7 +207,7 @@ class AdaptingModel:
         self._guard.end_batch()
         return output
 
-    def _adapted(self, batch: Any) -> Any:
+    def _adapted(self, batch: Any, *, stacklevel: int) -> Any:
         with as_found(self._model, self._layers.tracked):
             mixers = [Mixer(layer, self._mixing) for layer in self._layers.tracked]
             output = self._run(batch)
@@ -221,7 +222,7 @@ class AdaptingModel:
                 f"{self._tool}: a batch is not finite in some channels, which were normalized by the source "
                 "statistics. Look for NaN, inf or overflow in what enters.",
                 StatisticsWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return output
 
@@ -231,9 +232,9 @@ def _batches(data: Any) -> Iterable[Any]:
     if isinstance(data, (Tensor, Mapping)):
         return [data]
     if isinstance(data, (tuple, list)) and data and isinstance(data[0], Tensor):
-        if len(data) > 1 and all(isinstance(t, Tensor) and t.is_floating_point() for t in data) and _are_alike(data):
+        if len(data) > 1 and all(isinstance(t, Tensor) for t in data) and _are_alike(data):
             raise ValueError(
-                f"adapt expected a batch or a stream, got a {type(data).__name__} of {len(data)} tensors of one shape, "
+                f"adapt expected a batch or a stream, got a {type(data).__name__} of {len(data)} tensors of one kind, "
                 "which may be either: hand over its first element for a batch, or iter(...) of it for a stream"
             )
         return [data]
@@ -243,5 +244,7 @@ def _batches(data: Any) -> Iterable[Any]:
 
 
 def _are_alike(tensors: Any) -> bool:
-    """Whether they could be batches of one stream: rows of one shape."""
-    return len({(t.dim(), t.shape[1:]) for t in tensors}) == 1
+    """Whether they could be batches of one stream: of one kind, with as many channels, of images of any size."""
+    if len({(t.dtype, t.dim()) for t in tensors}) > 1:
+        return False
+    return len({t.shape[1:2] for t in tensors}) == 1 or len({t.shape[-1] for t in tensors}) == 1

@@ -66,10 +66,9 @@ class Adaptation:
     def __str__(self) -> str:
         many = f"{len(self.layers)} layer" + ("" if len(self.layers) == 1 else "s")
         rows = max((layer.rows for layer in self.layers), default=0)
+        data = f"{rows} example{'' if rows == 1 else 's'} in {self.batches} batch{'' if self.batches == 1 else 'es'}"
         if self.adapted:
-            lines = [
-                f"adapted {many} to {rows} examples in {self.batches} batches, the source counting for {self.prior:g}"
-            ]
+            lines = [f"adapted {many} to {data}, the source counting for {self.prior:g}"]
         else:
             lines = [f"left the source statistics in {many}"]
         if self.verdict is not None:

@@ -39,7 +39,7 @@ def average(models: Iterable[nn.Module], *, weights: Sequence[float] | None = No
         other buffers, and what is not floating, are the last model's.
 
     Raises:
-        TypeError: something else than modules.
+        TypeError: something else than modules; weights that are no numbers.
         ValueError: no models; names or shapes that differ; weights that are none.
 
     >>> import torch
@@ -50,6 +50,10 @@ def average(models: Iterable[nn.Module], *, weights: Sequence[float] | None = No
     >>> both.running_mean, both.running_var
     (tensor([51.]), tensor([2502.]))
     """
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        raise TypeError(f"average expected several models, got one {type(models).__name__}: hand over [first, second]")
+    if not isinstance(models, Iterable):
+        raise TypeError(f"average expected an iterable of models, got {type(models).__name__}")
     given = list(models)
     shares = _shares(given, weights)
     result = copy.deepcopy(given[0])
@@ -134,7 +138,10 @@ def _shares(models: list[nn.Module], weights: Sequence[float] | None) -> list[fl
     _refuse_differences(models)
     if weights is None:
         return [1 / len(models)] * len(models)
-    given = [float(weight) for weight in weights]
+    try:
+        given = [float(weight) for weight in weights]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"average expected a sequence of numbers as weights, got {weights!r}") from error
     if len(given) != len(models):
         raise ValueError(f"average expected a weight for each of {len(models)} models, got {len(given)}")
     if not all(math.isfinite(weight) and weight >= 0 for weight in given) or sum(given) <= 0:

@@ -54,7 +54,8 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.state == "unknown":
-            return f"{self.batches} batches are too few to know whether they are independent"
+            seen = "1 batch is" if self.batches == 1 else f"{self.batches} batches are"
+            return f"{seen} too few to know whether they are independent"
         where = (
             f"the means of {self.batches} batches spread {self.spread:.3g} times as sampling explains at {self.layer!r}"
         )

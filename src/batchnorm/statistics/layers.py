@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from batchnorm.nn import freezing
 
@@ -33,7 +33,7 @@ class Layers:
 
         Raises:
             TypeError: no torch.nn.Module.
-            ValueError: no batch norm layer, or one without a size.
+            ValueError: no batch norm layer, or one without a size or numbers.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"{tool} expected a torch.nn.Module, got {type(model).__name__}")
@@ -48,12 +48,22 @@ class Layers:
                 raise ValueError(
                     f"{tool} expected layers that have a size, got {name!r}: run a batch through the model"
                 )
+            elif module.running_mean.is_meta:
+                raise ValueError(
+                    f"{tool} expected layers with numbers in them, got {name!r} on the meta device: load the model's "
+                    "weights first"
+                )
             elif freezing.statistics_are_frozen(module) or (model.training and not module.training):
                 frozen.append(name)
             else:
                 tracked[module] = name
         if not (tracked or frozen or untracked):
-            raise ValueError(f"{tool} expected a model with batch norm layers, got {type(model).__name__} without any")
+            hides = any(isinstance(m, (torch.jit.ScriptModule, fx.GraphModule)) for m in model.modules())
+            hint = ": programs that torch has exported or scripted hide theirs; hand over the module before that"
+            raise ValueError(
+                f"{tool} expected a model with batch norm layers, got {type(model).__name__} without any"
+                + (hint if hides else "")
+            )
         return cls(tracked, tuple(frozen), tuple(untracked))
 
 

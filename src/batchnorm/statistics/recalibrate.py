@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -215,7 +215,9 @@ def _standard_errors(measured: Measured, variance: Tensor) -> tuple[Tensor, Tens
     for m2, scale in zip(measured.of_batches.m2, (variance, 2 * variance * variance), strict=True):
         # Between batches, per degree of freedom and in units of what independent values would show: 1 for those.
         share = (m2 / (between * scale))[varied]
-        effects.append(share.mean() if share.numel() else torch.ones_like(count).mean())
+        effect = share.mean() if share.numel() else torch.zeros_like(count).mean()
+        # No spread at all shows nothing either: batches that are the same, or of one value, which have no variance.
+        effects.append(torch.where(effect > 0, effect, 1.0))
     return torch.sqrt(variance / count * effects[0]), torch.sqrt(2 * variance * variance / count * effects[1])
 
 
@@ -238,8 +240,8 @@ def _warn_of_refusals(records: list[Layer]) -> None:
 
 
 def _check_batches(batches: Any, *, sequential: bool) -> None:
-    if isinstance(batches, (Tensor, str, bytes)) or not isinstance(batches, Iterable):
-        hint = ": hand over [batch] if it is one" if isinstance(batches, Tensor) else ""
+    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not isinstance(batches, Iterable):
+        hint = ": hand over [batch] if it is one" if isinstance(batches, (Tensor, Mapping)) else ""
         raise TypeError(f"recalibrate expected an iterable of batches, got {type(batches).__name__}{hint}")
     if sequential and isinstance(batches, Iterator):
         raise ValueError(

@@ -78,10 +78,11 @@ class Recalibration:
 
     def __str__(self) -> str:
         many = f"{len(self.layers)} layer" + ("" if len(self.layers) == 1 else "s")
-        lines = [f"recalibrated {many} on {self.batches} batches ({self.statistics}); old to new, in standard errors:"]
+        batches = f"{self.batches} batch" + ("" if self.batches == 1 else "es")
+        lines = [f"recalibrated {many} on {batches} ({self.statistics}); old to new, in standard errors:"]
         for layer in self.layers[:_SHOWN]:
             worst = f"{largest(layer.mean_distance):.3g} mean, {largest(layer.variance_distance):.3g} variance"
-            refused = f"; {layer.refused} batches not finite" if layer.refused else ""
+            refused = f"; {layer.refused} batch{'' if layer.refused == 1 else 'es'} not finite" if layer.refused else ""
             lines.append(f"  {layer.name or '(the model)'}: {layer.distance:.3g} (at most {worst}){refused}")
         if len(self.layers) > _SHOWN:
             lines.append(f"  and {len(self.layers) - _SHOWN} more")
