@@ -241,7 +241,7 @@ def _charts(numbers: Propagation) -> tuple[Chart, ...]:
         (
             over_seeds("with normalization", blocks, numbers.variance, role="with"),
             over_seeds("without normalization", blocks, numbers.variance_plain, role="without"),
-            Series("predicted: 1 + (1 - 1/pi) blocks", blocks, tuple(1 + SLOPE * block for block in blocks)),
+            Series("predicted: slope 1 - 1/pi", blocks, tuple(1 + SLOPE * block for block in blocks)),
         ),
     )
     return (
