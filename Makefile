@@ -6,7 +6,7 @@ BIN := .venv/bin
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all lint bench bench-all theory sanitize clean
+.PHONY: demo test test-all lint bench bench-all theory guide sanitize clean
 
 demo: .venv/installed
 	$(BIN)/batchnorm demo --out runs/demo
@@ -48,6 +48,10 @@ bench-all: .venv/installed-dev .venv/installed-models
 # docs/theory from its templates and records; docs/theory/make.py measure NAME takes a record anew.
 theory: .venv/installed-dev
 	$(BIN)/python docs/theory/make.py
+
+# docs/guide with the numbers and pictures of its records; docs/guide/make.py measure TOOL takes a record anew.
+guide: .venv/installed-dev
+	$(BIN)/python docs/guide/make.py
 
 # The kernels under the sanitizers, driven from C++: overruns, undefined behaviour, races. Ten minutes on two cores.
 SANITIZERS := address,undefined thread
