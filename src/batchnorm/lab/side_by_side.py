@@ -10,10 +10,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from batchnorm.errors import BatchnormError, DataError, legible
@@ -58,6 +58,34 @@ def carried_out(
         for name in names:
             yield name, tried(name, material, seeds, quick, watch())
         return
+    left = list(names)
+    while left:
+        broken, begun = [], set[str]()
+        with closing(_round(left, material, seeds, quick, watch, workers, begun)) as outcomes:
+            for name, outcome in outcomes:
+                if isinstance(outcome, BrokenProcessPool):
+                    broken.append(name)
+                else:
+                    yield name, outcome
+        # A process that is killed takes its pool along, with what had not begun: that gets another pool.
+        left = [name for name in broken if name not in begun]
+        lost = begun if len(left) < len(broken) else set(broken)
+        for name in broken:
+            if name in lost:
+                yield name, DataError("its process was ended from outside: is there memory enough?")
+        left = [name for name in left if name not in lost]
+
+
+def _round(
+    names: Sequence[str],
+    material: Material,
+    seeds: int | Sequence[int] | None,
+    quick: bool,
+    watch: Callable[[], Watch],
+    workers: int,
+    begun: set[str],
+) -> Generator[tuple[str, Record | DataError | BrokenProcessPool]]:
+    """One pool of processes, until all is done or one of them is killed; begun: gets the names of what had begun."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     told = context.Queue()
     others = set(multiprocessing.active_children())
@@ -65,7 +93,7 @@ def carried_out(
     try:
         with _deaf():
             futures = {pool.submit(_in_worker, name, seeds, quick): name for name in names}
-        with _heard(told, watch):
+        with _heard(told, watch, begun):
             for future in as_completed(futures):
                 name, outcome = futures[future], _outcome(future)
                 if isinstance(outcome, Record):
@@ -104,11 +132,11 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _outcome(future: Future[Record | DataError]) -> Record | DataError:
+def _outcome(future: Future[Record | DataError]) -> Record | DataError | BrokenProcessPool:
     try:
         return future.result()
-    except BrokenProcessPool:
-        return DataError("its process was ended from outside: is there memory enough?")
+    except BrokenProcessPool as error:
+        return error
 
 
 def _begin(told: Any, material: Material) -> None:
@@ -144,8 +172,8 @@ class _Teller(Watch):
 
 
 @contextmanager
-def _heard(told: Any, watch: Callable[[], Watch]) -> Iterator[None]:
-    """Within, what the workers tell reaches a watch of each experiment."""
+def _heard(told: Any, watch: Callable[[], Watch], begun: set[str]) -> Iterator[None]:
+    """Within, what the workers tell reaches a watch of each experiment, and its name `begun`."""
     over = threading.Event()
 
     def hear() -> None:
@@ -157,6 +185,7 @@ def _heard(told: Any, watch: Callable[[], Watch]) -> Iterator[None]:
                 if over.is_set():
                     return
                 continue
+            begun.add(name)
             if name not in watches:
                 watches[name] = watch()
             getattr(watches[name], what)(*values)
