@@ -12,7 +12,7 @@ from tests.surgery.test_insert import trained
 from torch import nn
 
 import batchnorm
-from batchnorm.surgery import drop_redundant_bias
+from batchnorm.surgery import drop_redundant_bias, insert
 
 
 @pytest.mark.parametrize("with_example", [True, False])
@@ -72,3 +72,46 @@ def test_bias_before_a_layer_in_eval_mode_stays_while_the_model_trains() -> None
     record = drop_redundant_bias(model)
     assert [entry.name for entry in record.dropped] == ["2"]
     assert "is in eval mode while the model trains" in record.left_alone[0].reason
+
+
+class Outside(nn.Module):
+    """Reads a bias that is further in."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.Linear(3, 4), inside)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x) + self.inside[0].bias  # type: ignore[no-any-return]
+
+
+def test_bias_that_a_module_further_out_reads_stays() -> None:
+    """It was dropped, and the model failed from then on."""
+    model = Outside(nn.BatchNorm1d(4))
+    record = drop_redundant_bias(model)
+    assert record.dropped == ()
+    assert record.left_alone[0].reason == "Outside reads the parameters of Linear itself"
+    with pytest.raises(
+        ValueError, match=r"insert found no linear map .*\n.*Outside reads the parameters of Linear itself"
+    ):
+        insert(Outside(nn.ReLU()), torch.randn(8, 3))
+
+
+@pytest.mark.parametrize(("tool", "second"), [(drop_redundant_bias, nn.BatchNorm1d(4)), (insert, nn.ReLU())])
+def test_model_that_would_fail_without_the_bias_is_left_as_it_is(tool: Any, second: nn.Module) -> None:
+    inner = nn.Sequential(nn.Linear(3, 4), second, nn.Linear(4, 2))
+
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *x: torch.Tensor) -> Any:
+            assert "0.bias" in self.inner.state_dict()
+            return self.inner(*x)
+
+    with pytest.raises(
+        ValueError, match=rf"^{tool.__name__} would make the model fail on the example, so nothing was ch"
+    ):
+        tool(Asking(), torch.randn(8, 3))
+    assert inner[0].bias is not None

@@ -10,7 +10,7 @@ import torch
 from tests.surgery.small import assert_same_step, perceptron, rows
 from torch import nn
 
-from batchnorm import convert, revert
+from batchnorm import average, convert, drop_redundant_bias, fold, insert, revert
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,23 @@ def test_forward_pass_on_meta_tensors_works() -> None:
     model = perceptron().to("meta")
     convert(model)
     assert model(rows().to("meta")).shape == (8, 2)
+
+
+def test_what_is_made_in_inference_mode_can_be_used_and_trained_outside() -> None:
+    """Tensors that are made in inference mode are refused by autograd for good."""
+    norm = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.inference_mode():
+        x = torch.randn(8, 3)
+        folded = fold(norm, x)
+        insert(plain, x)
+        drop_redundant_bias(norm, x)
+        mean = average([norm, norm])
+    for model in (folded, plain, norm, mean):
+        model(torch.randn(8, 3)).sum().backward()
+
+
+def test_example_of_inference_mode_is_taken() -> None:
+    with torch.inference_mode():
+        x = torch.randn(8, 3)
+    assert "folded 1 batch norm layer" in str(fold(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), x).fold_report)

@@ -56,9 +56,9 @@ def average(models: Iterable[nn.Module], *, weights: Sequence[float] | None = No
         raise TypeError(f"average expected an iterable of models, got {type(models).__name__}")
     given = list(models)
     shares = _shares(given, weights)
-    result = copy.deepcopy(given[0])
-    result.zero_grad(set_to_none=True)
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # what is averaged inside inference mode can be used outside
+        result = copy.deepcopy(given[0])
+        result.zero_grad(set_to_none=True)
         _average_parameters(result, given, shares)
         parts = [dict(model.named_modules(remove_duplicate=False)) for model in given]
         for name, module in result.named_modules():

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from batchnorm.nn import freezing
-from batchnorm.surgery.fold_check import Measured, check_comparable, measure
+from batchnorm.surgery.fold_check import Measured, checked
 from batchnorm.surgery.fold_flow import observe
 from batchnorm.surgery.fold_layers import is_linear, linears_in, why_not_linear, why_not_norm
 from batchnorm.surgery.fold_proof import Proofs
@@ -84,10 +84,7 @@ def drop_redundant_bias(model: nn.Module, example: Any = None, *, optimizer: Opt
     names = [(entry.name, norm) for entry, norm in pairs]
     measured = None
     if example is not None and pairs:
-        check_comparable("drop_redundant_bias", model, example)
-        measured = measure(model, partial(_changed, names=names), example)
-        if not measured.fits:
-            raise ValueError(f"drop_redundant_bias would change the outputs, so nothing was changed: {measured}")
+        measured = checked("drop_redundant_bias", model, partial(_changed, names=names), example)
     exchange(optimizer, _drop(model, names))
     return Dropping(tuple(entry for entry, _ in pairs), tuple(alone), measured)
 
@@ -140,6 +137,7 @@ def _followed(model: nn.Module, places: Places) -> Iterator[tuple[Any, Any, str 
         for linear in linears:
             try:
                 users = proofs.users(module, linear)
+                proofs.check_untouched(model, places, linear)
             except UnprovenError as error:
                 if norms & set(module.children()):
                     yield linear, None, str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from batchnorm.surgery.fold_check import Measured, check_comparable, measure
@@ -68,6 +69,7 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
     return folded
 
 
+@torch.inference_mode(False)  # what is folded inside it can be used outside
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).eval()

@@ -74,6 +74,18 @@ def measure(
     return Measured(_apart(*exact), _apart(*drawn), _apart(truth, own[1]), _apart(truth, own[0]), "float64")
 
 
+def checked(verb: str, model: nn.Module, change: Callable[[nn.Module], None], example: Any) -> Measured:
+    """What `measure` finds; raises ValueError where `change` would not leave the outputs as they are."""
+    check_comparable(verb, model, example)
+    try:
+        measured = measure(model, change, example)
+    except Exception as error:  # whatever a user's model raises once it is changed
+        raise ValueError(f"{verb} would make the model fail on the example, so nothing was changed: {error}") from error
+    if not measured.fits:
+        raise ValueError(f"{verb} would change the outputs, so nothing was changed: {measured}")
+    return measured
+
+
 @torch.no_grad()
 def randomized(model: nn.Module, *, kept: Container[str] = ()) -> nn.Module:
     """The model with other statistics, scales and shifts, the same each time; in place. kept: layers to spare."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from batchnorm.randomness import same_randomness
 from batchnorm.surgery.verify import call
@@ -82,7 +83,7 @@ def observe(verb: str, model: nn.Module, example: Any, layers: set[nn.Module], *
         handles.append(module.register_forward_hook(stack.leave, always_call=True))
     try:
         with torch.inference_mode(False), torch.no_grad(), same_randomness():
-            call(model, example)
+            call(model, tree_map(_outside_inference_mode, example))
     except Exception as error:  # whatever a user's model raises
         hint = " (a tuple is taken for the model's arguments, one by one)" if isinstance(example, tuple) else ""
         raise ValueError(f"{verb} expected an example that the model itself runs on{hint}, got: {error}") from error
@@ -131,6 +132,11 @@ def _are_rows(rows: Tensor, of: Tensor) -> bool:
         and rows._base is (of if of._base is None else of._base)
         and (rows.data_ptr() == of.data_ptr() and rows.shape == (of.shape[0] * of.shape[1], of.shape[2]))
     )
+
+
+def _outside_inference_mode(leaf: Any) -> Any:
+    """A tensor that counts how often it is written to: those of inference mode do not."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def _seen(value: Any) -> tuple[Tensor, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from batchnorm.surgery import fold_arithmetic as arithmetic
@@ -59,6 +60,7 @@ class Plan:
     alone: tuple[Entry, ...]
 
 
+@torch.inference_mode(False)
 def fold_pairs(model: nn.Module, pairs: tuple[Pair, ...]) -> None:
     """Fold these pairs, in place. The model is a copy, at test time."""
     # A linear map between two layers takes the later one first: the earlier is then folded into what that has made.

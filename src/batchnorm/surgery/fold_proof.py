@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from batchnorm.surgery.activations import is_nothing
 from batchnorm.surgery.fold_flow import Call
+from batchnorm.surgery.places import Places
 from batchnorm.surgery.tracing import UnprovenError, traces
 
 _SHAPES = ("shape", "ndim", "dtype", "device")  # attributes that say nothing of a tensor's numbers
@@ -69,6 +70,14 @@ class Proofs:
                 _check_alone(calls[0], users[0], module)
                 found.append(users[0])
         return found
+
+    def check_untouched(self, model: nn.Module, places: Places, layer: nn.Module) -> None:
+        """Raise where a module further out than the one that holds the layer calls it or reads its parameters."""
+        for place in places.of[layer]:
+            name = place.name.rpartition(".")[0]
+            while name:
+                name = name.rpartition(".")[0]
+                self._check_untouched(model.get_submodule(name), {layer})
 
     def _check_untouched(self, outer: nn.Module, layers: set[nn.Module]) -> None:
         """Raise where a module further out reaches in for one of the layers, as far as its forward can be traced."""

@@ -16,7 +16,7 @@ from batchnorm.moments import Moments
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.surgery.activations import activation_of, looks_like_activation
 from batchnorm.surgery.bias import check_model, without_bias
-from batchnorm.surgery.fold_check import Measured, check_comparable, measure
+from batchnorm.surgery.fold_check import Measured, checked
 from batchnorm.surgery.fold_flow import Call, observe
 from batchnorm.surgery.fold_layers import linears_in, why_not_linear
 from batchnorm.surgery.fold_proof import Proofs
@@ -119,10 +119,7 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
             "insert found no linear map whose output goes to one activation alone; nothing was changed"
             + (f":\n{reasons}" if reasons else "")
         )
-    check_comparable("insert", model, batch)
-    measured = measure(model, partial(_changed, sites=sites), batch)
-    if not measured.fits:
-        raise ValueError(f"insert would change the outputs, so nothing was changed: {measured}")
+    measured = checked("insert", model, partial(_changed, sites=sites), batch)
     kinds = {site.wrapped: type(model.get_submodule(site.wrapped)).__name__ for site in sites}
     exchange(optimizer, _insert(model, sites))
     entries = []
@@ -171,6 +168,7 @@ def _activated(model: nn.Module, places: Places) -> Iterator[tuple[Any, nn.Modul
         for linear in linears_in(module):
             try:
                 users = proofs.users(module, linear)
+                proofs.check_untouched(model, places, linear)
             except UnprovenError as error:
                 yield linear, None, str(error)
                 continue
@@ -219,6 +217,7 @@ def _changed(model: nn.Module, sites: list[_Site]) -> None:
     _insert(model, sites)
 
 
+@torch.inference_mode(False)  # layers that are made inside it could not be trained
 @torch.no_grad()
 def _insert(model: nn.Module, sites: list[_Site]) -> list[Exchange]:
     """Put the layers in place; what changes for an optimizer."""
