@@ -1,8 +1,9 @@
 """Make the guide: `python docs/guide/make.py` fills pages and draws pictures from the kept records.
 
-`python docs/guide/make.py measure [TOOL ...]` measures anew first: digits, seeds 0 to 4, one thread; about ten minutes
-for all. What a tool's run does is said at the top of `docs/guide/tools/TOOL.py`. Pages, pictures and records are
-committed; a test checks that they belong together. Drawing wants matplotlib.
+`python docs/guide/make.py measure [TOOL ...]` measures anew first: digits, seeds 0 to 4, one thread; each record says
+how many seconds it took, most of them in the four processes of `sync`. What a tool's run does is said at the top of
+`docs/guide/tools/TOOL.py`. Pages, pictures and records are committed; a test checks that they belong together. Drawing
+wants matplotlib.
 """
 
 from __future__ import annotations

@@ -136,10 +136,10 @@ def charts(found: Found) -> dict[str, Chart]:
     )
     return {
         "statistics": Chart(
-            "One averaged model, four sources of its running statistics",
+            "Where clients differ merged statistics are the best that need no data; for snapshots it hardly matters",
             "The weights are the same in every bar of a panel; means of five seeds, whiskers are "
             "standard deviations. Snapshots of one training are so "
-            "near each other that it does not matter; clients with different inputs are not.",
+            "near each other that it hardly matters; clients with different inputs are not.",
             panels,
         )
     }

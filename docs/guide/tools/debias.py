@@ -56,7 +56,7 @@ def charts(found: Found) -> dict[str, Chart]:
     )
     return {
         "evaluated-early": Chart(
-            "Evaluated early: the running average with and without its start",
+            "Evaluated early, the running average without debias still holds its start, and the network guesses",
             "The networks are the same and trained the same: only the averages that evaluation normalizes by differ. "
             "Lines are means of five seeds, bands go from the lowest to the highest.",
             panels,

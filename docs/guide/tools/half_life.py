@@ -48,7 +48,7 @@ def charts(found: Found) -> dict[str, Chart]:
     )
     return {
         "in-rows": Chart(
-            "How many rows the running average should hold",
+            "After tiny batches a longer running average helps a little, after usual ones it does not",
             "Means of five seeds, bands from the lowest to the highest; debias=True. 26 rows are momentum 0.1 at "
             "batches of 4; the training set has 1257 rows and is read five times.",
             (panel,),

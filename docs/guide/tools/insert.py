@@ -77,7 +77,7 @@ def charts(found: Found) -> dict[str, Chart]:
         )
     return {
         "training-goes-on": Chart(
-            "Networks that do not learn, before and after batch norm was inserted",
+            "Networks that do not learn begin to learn where batch norm is inserted",
             "Lines are means of five seeds, bands go from the lowest to the highest. At the dotted line itself nothing "
             "changes: the network learns from there. In the sigmoid network signals have died out, and their scale is "
             "what `insert` keeps; only with gamma = 1 and beta = 0 does it learn.",

@@ -65,7 +65,7 @@ def charts(found: Found) -> dict[str, Chart]:
     )
     return {
         "on-the-way": Chart(
-            "Evaluated on the way: batches of 4 with batch norm, with BatchRenorm, and batches of 32",
+            "Trained in batches of 4, a network with BatchRenorm comes near batches of 32, with batch norm it does not",
             "Lines are means of five seeds, bands go from the lowest to the highest; momentum 0.01 at batches of 4. "
             "BatchRenorm's limits open between steps 300 and 900, which are epochs 1 and 3.",
             (Lines(Axis("epochs", bounds=(0, 5)), Axis(ACCURACY.title, percent=True, bounds=(0, 1)), series),),

@@ -87,7 +87,7 @@ def charts(found: Found) -> dict[str, Chart]:
     )
     return {
         "four-processes": Chart(
-            "Four processes of 2 rows: each normalizing by itself, and by the rows of all",
+            "Four processes of 2 rows each: normalizing by the rows of all they learn, each by itself they do not",
             "Lines are means of five seeds, bands go from the lowest to the highest. With `SyncBatchNorm1d` four "
             "processes learn what one with all 8 rows learns; between the two lies rounding, which training magnifies.",
             (Lines(Axis("epochs", bounds=(0, 5)), Axis(ACCURACY.title, percent=True, bounds=(0, 1)), series),),
