@@ -23,6 +23,13 @@ struct Constants {
   Real gamma = 1, beta = 0;
 };
 
+// How many values a channel has, and their reciprocals: a division per channel is much where channels are many and short.
+template <class Real>
+struct Count {
+  Real values, share, unbiased_share;  // 1 / values and 1 / (values - 1); of no values the sums are left as they are
+  explicit Count(Real n) : values(n), share(n > 0 ? 1 / n : 1), unbiased_share(n > 1 ? 1 / (n - 1) : 1) {}
+};
+
 // What rounding took from `exact`; an infinite or undefined number has lost nothing.
 template <class Number, class Real>
 Number difference(Real exact, Number rounded) {
@@ -42,9 +49,9 @@ struct Fast {
 
   // Whether sums of deviations and squares say enough: float held them, and they are not far from the mean. Double does.
   template <class OfKind>
-  static bool settled(Pair<double> sums, double count, double eps) {
+  static bool settled(Pair<double> sums, const Count<double>& count, double eps) {
     if constexpr (std::is_same_v<OfKind, SureSums>) return true;
-    const double mean = sums.first / count, variance = (sums.second - sums.first * mean) / count;
+    const double mean = sums.first * count.share, variance = (sums.second - sums.first * mean) * count.share;
     if (sums.first == 0 && sums.second == 0) return eps > 1e-30;  // constant, or too small to tell, and to matter
     return variance > 1e-30 && variance < 1e30 && mean * mean <= 4 * variance;
   }
@@ -100,9 +107,10 @@ struct Fast {
   // float cannot hold it: a mean, a deviation, a scale or a slope near the ends of its range. Small scales are harmless
   // unless deviations are large: then so is what rounding takes from the scale's last bits.
   static bool covers(const Constants<double>& c, double m2) {
-    const double size = std::abs(c.mean_hi) + std::sqrt(m2), scale = std::abs(c.scale), slope = scale * c.rstd;
+    const double scale = std::abs(c.scale), slope = scale * c.rstd;
     const bool vanishes = scale > 0 && slope < 1e-20 && c.rstd < 1e-3;
-    return !(size > 1e30) && !(scale > 1e30) && !(slope > 1e30) && !vanishes && !(std::abs(c.beta) > 1e37);
+    return !(std::abs(c.mean_hi) > 1e30) && !(m2 > 1e60) && !(scale > 1e30) && !(slope > 1e30) && !vanishes &&
+           !(std::abs(c.beta) > 1e37);
   }
 };
 
@@ -118,7 +126,7 @@ struct Exact {
 
   // Always a second look, at the squares around the mean that the first one found.
   template <class>
-  static bool settled(Pair<long double>, long double, double) { return false; }
+  static bool settled(Pair<long double>, const Count<long double>&, double) { return false; }
   template <class>
   static bool settled(Pair<long double>) { return true; }
 

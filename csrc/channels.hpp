@@ -51,11 +51,12 @@ class Scratch {
 };
 
 template <class M>
-typename M::Real count_of(const Shape& s, const double* weights) {
-  if (weights == nullptr) return static_cast<typename M::Real>(s.rows * s.positions);
+Count<typename M::Real> count_of(const Shape& s, const double* weights) {
+  using Real = typename M::Real;
+  if (weights == nullptr) return Count<Real>(static_cast<Real>(s.rows * s.positions));
   long double count = 0;
   for (std::int64_t i = 0; i < s.rows * s.positions; ++i) count += weights[i];
-  return static_cast<typename M::Real>(count);
+  return Count<Real>(static_cast<Real>(count));
 }
 
 // Over few values roundings do not average out; nor is there much to gain.
@@ -63,8 +64,8 @@ inline bool worth_short_sums(std::int64_t values) { return values >= 256; }
 
 // mean and m2 from the sums of x - anchor and its square, over `count` values.
 template <class Real>
-void set_moments(Centre centre, std::int64_t c, double anchor, Pair<Real> sums, Real count) {
-  const Real shift = sums.first / (count > 0 ? count : 1), m2 = sums.second - sums.first * shift;
+void set_moments(Centre centre, std::int64_t c, double anchor, Pair<Real> sums, const Count<Real>& count) {
+  const Real shift = sums.first * count.share, m2 = sums.second - sums.first * shift;
   const double hi = static_cast<double>(anchor + shift);
   centre.anchor()[c] = hi;
   centre.shift()[c] = static_cast<double>((static_cast<Real>(anchor) - hi) + shift);
@@ -78,10 +79,10 @@ inline double second_guess(Centre centre, std::int64_t c, double first) {
 
 // What channel c is centred and scaled by, from the centre or, at test time, from the running statistics; sets rstd.
 template <class M>
-Constants<typename M::Real> constants_of(const Forward& f, std::int64_t c, typename M::Real count) {
+Constants<typename M::Real> constants_of(const Forward& f, std::int64_t c, const Count<typename M::Real>& count) {
   using Real = typename M::Real;
   if (!f.training) f.centre.anchor()[c] = value_of(f.running_mean, c, 0), f.centre.shift()[c] = 0;
-  const Real variance = f.training ? f.centre.m2()[c] / (count > 0 ? count : 1) : value_of(f.running_var, c, 1);
+  const Real variance = f.training ? f.centre.m2()[c] * count.share : value_of(f.running_var, c, 1);
   const Real rstd = 1 / std::sqrt(variance + static_cast<Real>(f.eps));
   Constants<Real> k;
   k.mean_hi = f.centre.anchor()[c];
@@ -98,8 +99,8 @@ inline double spread_of(const Centre& centre, bool training, std::int64_t c) { r
 
 // running = (1 - momentum) * running + momentum * batch, the variance unbiased; false where the batch's are not finite.
 template <class Real>
-bool move_running(const Forward& f, std::int64_t c, Real count) {
-  const Real variance = f.centre.m2()[c] / (count - 1);
+bool move_running(const Forward& f, std::int64_t c, const Count<Real>& count) {
+  const Real variance = f.centre.m2()[c] * count.unbiased_share;
   const double mean = f.centre.anchor()[c] + f.centre.shift()[c];
   const bool narrow = f.running_mean.element != Element::f64;
   const double limit = narrow ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
@@ -130,7 +131,7 @@ struct Slope {
 
 template <class M>
 Slope slope_of(const Backward& b, std::int64_t c, const Constants<typename M::Real>& k, Pair<typename M::Real> sums,
-               typename M::Real count) {
+               const Count<typename M::Real>& count) {
   using Real = typename M::Real;
   // sums.second is of g * (x - hi), and the mean is hi + rest.
   const Real rest = (static_cast<Real>(k.mean_hi) - M::hi(k)) + k.mean_lo;
@@ -140,7 +141,7 @@ Slope slope_of(const Backward& b, std::int64_t c, const Constants<typename M::Re
   Slope slope;
   slope.scale = static_cast<double>(k.scale);
   if (b.training) {
-    const Real share = -k.scale / (count > 0 ? count : 1), along = share * k.rstd * dgamma;
+    const Real share = -k.scale * count.share, along = share * k.rstd * dgamma;
     slope.along = static_cast<double>(along);
     slope.across = static_cast<double>(share * sums.first - rest * along);
   }

@@ -70,7 +70,11 @@ struct Division {
   bool by_columns;
   Division(const Rows& rows, std::int64_t values)
       : threads(threads_for(values)), by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads)) {
-    if (!by_columns && threads_at_hand() > 0) threads = 1, by_columns = true;  // helpers do not meet
+    if (!by_columns && (threads_at_hand() > 0 || rows.chunks == 1)) {  // helpers do not meet; a chunk is not divided
+      by_columns = true;
+      threads = rows.fold == 1 ? static_cast<int>(std::min<std::int64_t>(threads, rows.channels / 128)) : 1;
+      threads = std::max(threads, 1);
+    }
   }
   void meet(int all) const {
     if (!by_columns) batchnorm::BATCHNORM_VARIANT::meet(all);

@@ -58,7 +58,8 @@ void spread_first_guesses(const Rows& rows, const T* x, const double* weights, b
 
 // The batch once more in Exact, where a channel leaves the range of the arithmetic that it was written in.
 template <class T, bool kTraining>
-void write_exactly(const Rows& rows, const Division& division, const Forward& f, double* constants, long double count) {
+void write_exactly(const Rows& rows, const Division& division, const Forward& f, double* constants,
+                   const Count<long double>& count) {
   for (std::int64_t c = 0; c < rows.channels; ++c) {
     spread_constants<Exact>(rows, c, constants_of<Exact>(f, c, count), constants);
   }
@@ -74,7 +75,7 @@ void write_exactly(const Rows& rows, const Division& division, const Forward& f,
 // Calls known(c) for each channel that falls to the thread.
 template <class M, class FirstSums, class T, class Known>
 void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all, const T* x,
-                  const double* weights, Centre centre, typename M::Real count, double eps, Settled& settled,
+                  const double* weights, Centre centre, const Count<typename M::Real>& count, double eps, Settled& settled,
                   const Known& known) {
   constexpr bool kSure = std::is_same_v<FirstSums, typename M::SureSums>;
   const RowSteps<M, T, Act::none, kSure> steps{rows, weights};
@@ -112,8 +113,8 @@ std::int64_t train_rows(const Forward& f) {
   const Division division(rows, rows.rows * channels);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, true);
   const T* x = static_cast<const T*>(f.x);
-  const typename M::Real count = count_of<M>(f.shape, f.weights);
-  const bool past = !kExtras && may_store_past<T, M>(rows, f.y), moves = f.running_mean.data != nullptr && count >= 2;
+  const Count<typename M::Real> count = count_of<M>(f.shape, f.weights);
+  const bool past = !kExtras && may_store_past<T, M>(rows, f.y), moves = f.running_mean.data != nullptr && count.values >= 2;
   const bool in_short = f.weights == nullptr && worth_short_sums(rows.rows);
   std::atomic<std::int64_t> refused{0};
   std::atomic<bool> leaves_range{false};
@@ -143,7 +144,7 @@ std::int64_t train_rows(const Forward& f) {
       steps.template normalize<true, false>(f, k, columns, constants);
     });
   });
-  if (leaves_range) write_exactly<T, true>(rows, division, f, arrays.template constants<Exact>(), count);
+  if (leaves_range) write_exactly<T, true>(rows, division, f, arrays.template constants<Exact>(), Count<long double>(count.values));
   if (moves && f.batches != nullptr) ++*f.batches;
   return refused;
 }
@@ -154,10 +155,12 @@ void evaluate_rows(const Forward& f) {
   const Division division(rows, rows.rows * rows.channels);
   const RowArrays<M> arrays(rows, 0, true);
   auto* constants = arrays.template constants<M>();
+  const Count<typename M::Real> one(1);
   for (std::int64_t c = 0; c < rows.channels; ++c) {
-    const auto k = constants_of<M>(f, c, 1);
+    const auto k = constants_of<M>(f, c, one);
     spread_constants<M>(rows, c, k, constants);
-    if (!M::covers(k, 0)) return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(), 1);
+    if (!M::covers(k, 0)) return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(),
+                                                             Count<long double>(1));
   }
   const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
   const bool past = !kExtras && may_store_past<T, M>(rows, f.y);
@@ -179,7 +182,7 @@ void backward_rows(const Backward& b) {
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const RowSteps<M, T, A, kExtras> steps{rows, b.weights};
   const RowSteps<M, T, Act::any, true> surely{rows, b.weights};
-  const typename M::Real count = b.training ? count_of<M>(b.shape, b.weights) : 1;
+  const auto count = b.training ? count_of<M>(b.shape, b.weights) : Count<typename M::Real>(1);
   const bool past = !kExtras && may_store_past<T, M>(rows, b.dx);
   const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
   const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
@@ -188,15 +191,16 @@ void backward_rows(const Backward& b) {
   auto* slopes = arrays.template slopes<M>();
   Settled settled(channels);
 
-  for (std::int64_t c = 0; c < channels; ++c) {
-    const auto k = known_constants<M>(b, c);
-    if constexpr (!std::is_same_v<M, Exact>) {
-      if (!M::covers(k, spread_of(b.centre, b.training, c))) return backward_rows<Exact, T, Act::any, true>(b);
-    }
-    spread_constants<M>(rows, c, k, constants);
-    if (!sums_asked) spread_slope(rows, c, slope_of<M>(b, c, k, {}, count), slopes);
-  }
+  std::atomic<bool> leaves_range{false};
   spread(division.threads, [&](int thread, int all) {
+    const Range own = division.own(rows, thread, all);
+    for (std::int64_t c = own.begin; c < own.end; ++c) {
+      const auto k = known_constants<M>(b, c);
+      if (!M::covers(k, spread_of(b.centre, b.training, c))) leaves_range.store(true, std::memory_order_relaxed);
+      spread_constants<M>(rows, c, k, constants);
+      if (!sums_asked) spread_slope(rows, c, slope_of<M>(b, c, k, {}, count), slopes);
+    }
+    division.meet(all);
     if (sums_asked) {
       const auto known = [&](std::int64_t c, Pair<typename M::Real> sums) {
         spread_slope(rows, c, slope_of<M>(b, c, known_constants<M>(b, c), sums, count), slopes);
@@ -211,7 +215,7 @@ void backward_rows(const Backward& b) {
             known(c, sums);
             settled.set(c, !in_short || M::template settled<typename M::Sums>(sums));
           });
-      if (division.by_columns ? settled.any_left(division.own(rows, thread, all)) : settled.any_left()) {
+      if (division.by_columns ? settled.any_left(own) : settled.any_left()) {
         sum_rows<M>(
             rows, arrays, division, thread, all,
             [&](std::int64_t k, Range columns, double* sums) {
@@ -230,6 +234,9 @@ void backward_rows(const Backward& b) {
       steps.template descend<false>(b, k, columns, constants, slopes);
     });
   });
+  if constexpr (!std::is_same_v<M, Exact>) {
+    if (leaves_range) backward_rows<Exact, T, Act::any, true>(b);
+  }
 }
 
 // Per-channel Moments of a matrix.
@@ -243,7 +250,7 @@ void statistics_rows(const Statistics& s) {
   spread_first_guesses<M>(rows, x, nullptr, false, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
     take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr, Centre{s.block, rows.channels},
-                                          static_cast<typename M::Real>(rows.rows), 0.0, settled, [](std::int64_t) {});
+                                          Count<typename M::Real>(static_cast<typename M::Real>(rows.rows)), 0.0, settled, [](std::int64_t) {});
   });
 }
 

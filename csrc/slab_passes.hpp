@@ -20,14 +20,15 @@ struct SlabDivision {
 template <class M, class T, Act A, bool kExtras>
 std::int64_t train_slabs(const Forward& f) {
   using Real = typename M::Real;
-  const Slabs slabs{f.shape};
+  const bool past = may_store_past<T, M>(f.shape, f.y);
+  const Slabs slabs{f.shape, !past && is_scattered<T>(f.shape)};
   const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
   const SlabSteps<M, T, Act::any, true> surely{slabs, f.weights};
   const SlabSteps<Exact, T, Act::any, true> exactly{slabs, f.weights};
   const T* x = static_cast<const T*>(f.x);
   const std::int64_t channels = f.shape.channels, chunks = slabs.chunks();
-  const Real count = count_of<M>(f.shape, f.weights);
-  const bool past = may_store_past<T, M>(slabs, f.y), moves = f.running_mean.data != nullptr && count >= 2;
+  const Count<Real> count = count_of<M>(f.shape, f.weights);
+  const bool moves = f.running_mean.data != nullptr && count.values >= 2;
   const bool in_short = f.weights == nullptr && worth_short_sums(slabs.values());
   const SlabDivision division(f.shape);
   std::atomic<std::int64_t> refused{0};
@@ -49,7 +50,7 @@ std::int64_t train_slabs(const Forward& f) {
   };
   const auto write = [&](std::int64_t c, std::int64_t chunk, const Constants<Real>& k) {
     if (!M::covers(k, f.centre.m2()[c])) {
-      return exactly.template normalize<Exact, false>(f, c, chunk, constants_of<Exact>(f, c, count));
+      return exactly.template normalize<Exact, false>(f, c, chunk, constants_of<Exact>(f, c, Count<long double>(count.values)));
     }
     if constexpr (!kExtras) {
       if (past) return steps.template normalize<M, true>(f, c, chunk, k);
@@ -121,13 +122,14 @@ void evaluate_slabs(const Forward& f) {
   const Slabs slabs{f.shape};
   const Shape& s = f.shape;
   std::vector<typename M::Number> numbers(static_cast<std::size_t>(s.channels * M::kConstants));
+  const Count<typename M::Real> one(1);
   for (std::int64_t c = 0; c < s.channels; ++c) {
-    const auto k = constants_of<M>(f, c, 1);
+    const auto k = constants_of<M>(f, c, one);
     if (!M::covers(k, 0)) return evaluate_slabs<Exact, T, Act::any, true>(f);
     M::constants(k, &numbers[c * M::kConstants], 1);
   }
   const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
-  const bool past = !kExtras && may_store_past<T, M>(slabs, f.y);
+  const bool past = !kExtras && may_store_past<T, M>(s, f.y);
   const std::int64_t values = s.rows * s.channels * s.positions;
   const auto write = [&]<bool kPast>(std::bool_constant<kPast>, Range own) {
     const ForwardBody<M, T, A, kExtras, false> body(f);
@@ -149,13 +151,13 @@ void evaluate_slabs(const Forward& f) {
 template <class M, class T, Act A, bool kExtras>
 void backward_slabs(const Backward& b) {
   using Real = typename M::Real;
-  const Slabs slabs{b.shape};
+  const bool past = may_store_past<T, M>(b.shape, b.dx);
+  const Slabs slabs{b.shape, !past && b.dx != nullptr && is_scattered<T>(b.shape)};
   const SlabSteps<M, T, A, kExtras> steps{slabs, b.weights};
   const SlabSteps<M, T, Act::any, true> surely{slabs, b.weights};
   const SlabSteps<Exact, T, Act::any, true> exactly{slabs, b.weights};
   const std::int64_t channels = b.shape.channels, chunks = slabs.chunks();
-  const Real count = b.training ? count_of<M>(b.shape, b.weights) : 1;
-  const bool past = may_store_past<T, M>(slabs, b.dx);
+  const Count<Real> count = b.training ? count_of<M>(b.shape, b.weights) : Count<Real>(1);
   const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
   const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
   const bool in_short = worth_short_sums(slabs.values());
@@ -188,7 +190,7 @@ void backward_slabs(const Backward& b) {
     for (std::int64_t i = 0; sums_asked && i < chunks; ++i) {
       sums.add(exactly.template sum_gradients<Exact, KeepingSums>(b, c, i, k));
     }
-    const Slope slope = slope_of<Exact>(b, c, k, sums, static_cast<long double>(count));
+    const Slope slope = slope_of<Exact>(b, c, k, sums, Count<long double>(count.values));
     for (std::int64_t i = chunks; values_asked && i-- > 0;) exactly.template descend<Exact, false>(b, c, i, k, slope);
   };
 

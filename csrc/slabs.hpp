@@ -17,6 +17,7 @@ inline constexpr std::int64_t kPastCaches = 12 << 20;       // outputs from this
 
 struct Slabs {
   Shape shape;
+  bool ahead = false;  // runs are asked for before they are needed
   std::int64_t values() const { return shape.rows * shape.positions; }
   std::int64_t chunks() const { return (values() + kChunk - 1) / kChunk; }
   Range chunk(std::int64_t k) const { return {k * kChunk, std::min(values(), (k + 1) * kChunk)}; }
@@ -34,9 +35,10 @@ struct Slabs {
   }
 
   // The same over a range of one channel's values; pause() after at most `longest` vectors for each sum, and at the end.
-  template <int kLanes, class Vector, class Pause>
+  // ask(row, offset) before each whole run, if those to come are to be asked for.
+  template <int kLanes, class Vector, class Pause, class Ask>
   BATCHNORM_INLINE void over(std::int64_t channel, Range range, std::int64_t longest, const Vector& vector,
-                             const Pause& pause) const {
+                             const Pause& pause, const Ask& ask) const {
     const std::int64_t positions = shape.positions, a_row = shape.channels * positions;
     const std::int64_t longest_run = std::max<std::int64_t>(1, longest - 1) * 2 * kLanes;
     const std::int64_t rows_at_once = std::max<std::int64_t>(1, longest / (positions / (2 * kLanes) + 1));
@@ -49,17 +51,37 @@ struct Slabs {
         at += run;
       } else {
         const std::int64_t rows = std::min(rows_at_once, left / positions);
-        for (std::int64_t r = 0; r < rows; ++r) along<kLanes>(x + r * a_row, at + r * positions, positions, vector);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          if (ahead) ask(row + r, x + r * a_row);
+          along<kLanes>(x + r * a_row, at + r * positions, positions, vector);
+        }
         at += rows * positions;
       }
     }
   }
+
+  // Asks for a channel's run two rows on, to be read or to be written, before it is needed.
+  template <bool kToWrite, class T>
+  BATCHNORM_INLINE void ask_two_rows_on(const T* p, std::int64_t row, std::int64_t at) const {
+    if (row + 2 < shape.rows) ask_for<kToWrite>(p + at + 2 * shape.channels * shape.positions, shape.positions);
+  }
+  // Asks for the next channel's run in this row, which follows.
+  template <class T>
+  BATCHNORM_INLINE void ask_next_channel(const T* p, std::int64_t channel, std::int64_t at) const {
+    if (channel + 1 < shape.channels) ask_for<false>(p + at + shape.positions, shape.positions);
+  }
 };
+
+// Whether runs are so short and far apart that the processor does not guess the next, in a batch that no cache near it holds.
+template <class T>
+bool is_scattered(const Shape& s) {
+  const std::int64_t run = s.positions * static_cast<std::int64_t>(sizeof(T));
+  return run >= 256 && run <= 4096 && run * s.rows * s.channels >= 4 * kCache;
+}
 
 // Whether every full vector that is written starts at a multiple of its size: what storing past the caches asks.
 template <class T, class M>
-bool may_store_past(const Slabs& slabs, const void* y) {
-  const Shape& s = slabs.shape;
+bool may_store_past(const Shape& s, const void* y) {
   const std::int64_t bytes = M::kLanes * static_cast<std::int64_t>(sizeof(T));
   return s.rows * s.channels * s.positions * static_cast<std::int64_t>(sizeof(T)) >= kPastCaches &&
          reinterpret_cast<std::uintptr_t>(y) % bytes == 0 && s.positions * static_cast<std::int64_t>(sizeof(T)) % bytes == 0;
@@ -102,8 +124,8 @@ struct SlabSteps {
   }
 
   // add(offset, weight's offset, lanes, sums) over one chunk.
-  template <class Sums, int kLanes, class Add>
-  BATCHNORM_INLINE auto summed(std::int64_t channel, std::int64_t chunk, const Add& add) const {
+  template <class Sums, int kLanes, class Add, class Ask>
+  BATCHNORM_INLINE auto summed(std::int64_t channel, std::int64_t chunk, const Add& add, const Ask& ask) const {
     typename Sums::Total all;
     Sums parts[2];
     slabs.over<kLanes>(
@@ -113,7 +135,8 @@ struct SlabSteps {
           take_in(all, parts[0]);
           take_in(all, parts[1]);
           parts[0] = parts[1] = Sums{};
-        });
+        },
+        ask);
     return all.totals();
   }
 
@@ -121,10 +144,12 @@ struct SlabSteps {
   auto moments(const T* x, std::int64_t channel, std::int64_t chunk, double anchor) const {
     const MomentsBody<M, Sums, T> body{x, weights != nullptr};
     const auto centre = Sums::anchor(anchor);
-    return summed<Sums, M::kLanes>(channel, chunk,
-                                   [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
-                                     body.at(at, lanes, centre, weight<M>(w, lanes), sums);
-                                   });
+    return summed<Sums, M::kLanes>(
+        channel, chunk,
+        [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+          body.at(at, lanes, centre, weight<M>(w, lanes), sums);
+        },
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA { slabs.template ask_two_rows_on<false>(x, row, at); });
   }
 
   template <class Math, bool kPast>
@@ -139,7 +164,11 @@ struct SlabSteps {
         [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
           body.template at<kPast>(at, lanes, apply, weight<Math>(w, lanes));
         },
-        [] {});
+        [] {},
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
+          slabs.template ask_two_rows_on<true>(body.y, row, at);
+          slabs.ask_next_channel(body.x, channel, at);
+        });
   }
 
   // At test time: `values` consecutive ones of one channel.
@@ -159,10 +188,15 @@ struct SlabSteps {
     Math::constants(k, numbers, 1);
     const auto apply = Math::splat_apply(numbers);
     const GradientBody<Math, T, A, kExtras> body(b);
-    return summed<Sums, Math::kLanes>(channel, chunk,
-                                      [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
-                                        body.add(at, lanes, apply, weight<Math>(w, lanes), sums);
-                                      });
+    return summed<Sums, Math::kLanes>(
+        channel, chunk,
+        [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+          body.add(at, lanes, apply, weight<Math>(w, lanes), sums);
+        },
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
+          slabs.template ask_two_rows_on<false>(body.x, row, at);
+          slabs.template ask_two_rows_on<false>(body.dy, row, at);
+        });
   }
 
   template <class Math, bool kPast>
@@ -180,7 +214,12 @@ struct SlabSteps {
         [&](std::int64_t at, std::int64_t w, auto lanes, int) BATCHNORM_LAMBDA {
           body.template at<kPast>(at, lanes, apply, scale, along, across, weight<Math>(w, lanes));
         },
-        [] {});
+        [] {},
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
+          slabs.template ask_two_rows_on<true>(body.dx, row, at);
+          slabs.ask_next_channel(body.x, channel, at);
+          slabs.ask_next_channel(body.dy, channel, at);
+        });
   }
 };
 

@@ -22,6 +22,7 @@
 #include <optional>
 
 #include "../interface.hpp"
+#include "results.hpp"
 
 namespace {
 
@@ -87,10 +88,6 @@ std::optional<Laid> laid(const Tensor& x) {
   return Laid{{values / channels, channels, 1}, true};
 }
 
-Tensor empty_as(const Tensor& t) {
-  return at::detail::empty_strided_cpu(t.sizes(), t.strides(), t.scalar_type());
-}
-
 struct FusedBatchNormBackward : public Node {
   SavedVariable x, weight, bias, residual;
   Tensor block;  // (4, C): anchor, shift, rstd, m2
@@ -123,7 +120,7 @@ struct FusedBatchNormBackward : public Node {
       return through_python(given, x_, weight_, bias_, residual_);
     }
     Tensor dy = given;
-    if (dy.strides() != x_.strides()) dy = empty_as(x_).copy_(given);
+    if (dy.strides() != x_.strides()) dy = batchnorm::result_like(x_).copy_(given);
     batchnorm::Backward b;
     b.shape = shape;
     b.element = *element_of(x_);
@@ -137,11 +134,11 @@ struct FusedBatchNormBackward : public Node {
     const bool curved = activation != batchnorm::Activation::none;
     if (curved && residual_.defined()) b.residual = residual_.const_data_ptr();
     if (task_should_compute_output(0)) {
-      result[0] = empty_as(x_);
+      result[0] = batchnorm::result_like(x_);
       b.dx = result[0].data_ptr();
     }
     if (task_should_compute_output(1)) {
-      result[1] = empty_as(weight_);
+      result[1] = at::detail::empty_cpu({shape.channels}, weight_.scalar_type());
       b.dgamma = parameter_of(result[1]);
     }
     if (task_should_compute_output(2)) {
@@ -150,7 +147,7 @@ struct FusedBatchNormBackward : public Node {
     }
     if (task_should_compute_output(3)) {
       if (curved) {
-        result[3] = empty_as(x_);
+        result[3] = batchnorm::result_like(x_);
         b.dresidual = result[3].data_ptr();
       } else {
         result[3] = dy;
@@ -251,7 +248,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
   const bool differentiated = at::GradMode::is_enabled() &&
                               torch::autograd::compute_requires_grad(x, weight, bias, residual);
-  Tensor y = empty_as(x), block = at::detail::empty_cpu({4, channels}, at::kDouble);
+  Tensor y = batchnorm::result_like(x), block = at::detail::empty_cpu({4, channels}, at::kDouble);
   batchnorm::Forward f;
   f.shape = lies->shape;
   f.element = *element;
@@ -317,6 +314,19 @@ PyObject* choose(PyObject*, PyObject* name) {
   return PyBool_FromLong(batchnorm::choose(text));
 }
 
+PyObject* keep_memory(PyObject*, PyObject* limit) {
+  const std::size_t bytes = PyLong_AsSize_t(limit);
+  if (PyErr_Occurred()) return nullptr;
+  batchnorm::keep_memory(bytes);
+  Py_RETURN_NONE;
+}
+
+PyObject* kept_memory(PyObject*, PyObject*) {
+  const auto kept = batchnorm::kept_memory();
+  return Py_BuildValue("(KKLL)", static_cast<unsigned long long>(kept.limit), static_cast<unsigned long long>(kept.held),
+                       static_cast<long long>(kept.asked), static_cast<long long>(kept.again));
+}
+
 PyObject* set_unusual_backward(PyObject*, PyObject* function) {
   Py_INCREF(function);
   Py_XDECREF(unusual_backward);
@@ -327,6 +337,8 @@ PyObject* set_unusual_backward(PyObject*, PyObject* function) {
 PyMethodDef methods[] = {
     {"batch_norm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&batch_norm)), METH_FASTCALL, nullptr},
     {"choose", &choose, METH_O, "Use the kernels of this instruction set; False where there is none of that name."},
+    {"keep_memory", &keep_memory, METH_O, "Keep at most so many bytes of results' memory for results to come."},
+    {"kept_memory", &kept_memory, METH_NOARGS, "(limit, bytes held, times asked, times kept memory answered)."},
     {"set_unusual_backward", &set_unusual_backward, METH_O, "The function that unusual gradients are handed to."},
     {nullptr, nullptr, 0, nullptr}};
 

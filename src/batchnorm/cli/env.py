@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     from batchnorm import __version__
-    from batchnorm.kernels import choice
+    from batchnorm.kernels import choice, kept_memory
 
     running = choice.current()
     with choice.using("auto"):
@@ -49,6 +49,7 @@ def environment() -> dict[str, Any]:
         "why": running.why,
         "instruction_sets": sets,
         "layers_in_one_step": choice.layer_call is not None,
+        "memory_kept": f"{kept_memory().limit >> 20} MiB of results at most",
         "threads": torch.get_num_threads(),
         "openmp": _openmp_libraries(),
         "variables": {name: value for name, value in sorted(os.environ.items()) if _TELLING.fullmatch(name)},

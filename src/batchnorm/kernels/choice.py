@@ -85,7 +85,7 @@ def current() -> Choice:
         try:
             return use(asked)
         except SettingsError as error:
-            raise error.called(VARIABLE) from None
+            raise error.called(VARIABLE) if error.setting == "kernel" else error from None
     return _choice
 
 
@@ -126,17 +126,25 @@ def _compiled() -> tuple[ModuleType | None, str]:
     return module, ""
 
 
-def _layer_call() -> Callable[..., Any] | None:
+def layer_module() -> ModuleType | None:
+    """The module of a layer's call in one step, where it was built for this very torch."""
     import torch
 
     try:
         from batchnorm.kernels import _torch_layer as module  # type: ignore[attr-defined]
     except ImportError:
         return None
-    if module.built_for != torch.__version__.split("+")[0]:
+    return module if module.built_for == torch.__version__.split("+")[0] else None
+
+
+def _layer_call() -> Callable[..., Any] | None:
+    module = layer_module()
+    if module is None:
         return None
     from batchnorm.kernels.autograd import unusual_backward
+    from batchnorm.kernels.memory import begin
 
+    begin(module)
     module.set_unusual_backward(unusual_backward)
     call: Callable[..., Any] = module.batch_norm
     return call

@@ -1,0 +1,174 @@
+// Memory is kept when the last tensor that uses it is gone, and never before: a block comes back through its storage's
+// deleter alone, which torch calls once, after every view, saved tensor and exported buffer has let go.
+#include "results.hpp"
+
+#include <ATen/EmptyTensor.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+namespace batchnorm {
+namespace {
+
+constexpr std::size_t kLeast = std::size_t{1} << 16;   // smaller ones the heap answers without the system
+constexpr std::size_t kHuge = std::size_t{1} << 22;    // from here on, huge pages where the system gives them
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+constexpr std::size_t kPage = 4096, kLine = 64;
+constexpr std::size_t kMostBlocks = 1024;  // looked through one by one
+
+struct Block {
+  void* start;
+  std::size_t bytes;
+};
+
+// Lies in the line before the first value.
+struct Header {
+  Block block;
+};
+static_assert(sizeof(Header) <= kLine);
+
+// What is being read while the memory asked for next will be written.
+thread_local std::uintptr_t read = 0;
+
+// Sizes in steps of an eighth, so that a batch somewhat smaller than the last finds a block too.
+std::size_t rounded(std::size_t bytes) {
+  const std::size_t step = std::max(kPage, std::bit_floor(bytes) / 8);
+  return (bytes + step - 1) / step * step;
+}
+
+// Where in a page to begin: half a page from what is read, so that rows a power of two long do not meet the ones that
+// are written in the same places of the first-level cache.
+std::size_t place_in_page() { return read == 0 ? 0 : (read + kPage / 2) % kPage / kLine * kLine; }
+
+void* taken_from_system(std::size_t bytes) {
+  void* start = nullptr;
+  if (posix_memalign(&start, bytes >= kHuge ? kHugePage : kPage, bytes) != 0) return nullptr;
+#ifdef MADV_HUGEPAGE
+  if (bytes >= kHuge) madvise(start, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return start;
+}
+
+void give_back(void* data);
+
+class Keeper final : public c10::Allocator {
+ public:
+  Keeper() {
+    // A child must not inherit the lock from a thread that it does not have.
+    pthread_atfork([] { keeper().mutex_.lock(); }, [] { keeper().mutex_.unlock(); }, [] { keeper().mutex_.unlock(); });
+  }
+
+  static Keeper& keeper() {
+    static Keeper& one = *new Keeper;  // never destroyed: tensors may outlive everything static
+    return one;
+  }
+
+  c10::DataPtr allocate(std::size_t bytes) override {
+    if (bytes < kLeast) return c10::GetCPUAllocator()->allocate(bytes);
+    Block block{nullptr, rounded(bytes) + kPage + kLine};
+    if (block.bytes > limit_.load(std::memory_order_relaxed)) return c10::GetCPUAllocator()->allocate(bytes);
+    block.start = taken_from_kept(block.bytes);
+    if (block.start == nullptr) block.start = taken_from_system(block.bytes);
+    if (block.start == nullptr) {  // what is kept may be what is missing; torch says what is left to say
+      free_above(0);
+      return c10::GetCPUAllocator()->allocate(bytes);
+    }
+    char* data = static_cast<char*>(block.start) + kLine;
+    data += (place_in_page() + kPage - reinterpret_cast<std::uintptr_t>(data) % kPage) % kPage;
+    const Header header{block};
+    std::memcpy(data - kLine, &header, sizeof header);
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return {data, data, &give_back, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  void take_back(void* data) {
+    Header header;
+    std::memcpy(&header, static_cast<char*>(data) - kLine, sizeof header);
+    c10::profiledCPUMemoryReporter().Delete(data);
+    const Block block = header.block;
+    std::vector<Block> too_much;
+    {
+      std::lock_guard lock(mutex_);
+      kept_.push_back(block);
+      held_ += block.bytes;
+      too_much = oldest_above(limit_);
+    }
+    for (const Block& b : too_much) std::free(b.start);
+  }
+
+  void keep(std::size_t limit) {
+    limit_ = limit;
+    free_above(limit);
+  }
+
+  KeptMemory said() {
+    std::lock_guard lock(mutex_);
+    return {limit_, held_, asked_, again_};
+  }
+
+  void copy_data(void* to, const void* from, std::size_t count) const override { default_copy_data(to, from, count); }
+
+ private:
+  void* taken_from_kept(std::size_t bytes) {
+    std::lock_guard lock(mutex_);
+    ++asked_;
+    // The newest first: it may still be in a cache.
+    const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [&](const Block& b) { return b.bytes == bytes; });
+    if (found == kept_.rend()) return nullptr;
+    void* start = found->start;
+    held_ -= bytes;
+    ++again_;
+    kept_.erase(std::next(found).base());
+    return start;
+  }
+
+  std::vector<Block> oldest_above(std::size_t limit) {
+    std::size_t first = 0;
+    while (held_ > limit || kept_.size() - first > kMostBlocks) held_ -= kept_[first++].bytes;
+    if (first == 0) return {};
+    const auto end = kept_.begin() + static_cast<std::ptrdiff_t>(first);
+    std::vector<Block> oldest(kept_.begin(), end);
+    kept_.erase(kept_.begin(), end);
+    return oldest;
+  }
+
+  void free_above(std::size_t limit) {
+    std::vector<Block> too_much;
+    {
+      std::lock_guard lock(mutex_);
+      too_much = oldest_above(limit);
+    }
+    for (const Block& b : too_much) std::free(b.start);
+  }
+
+  std::mutex mutex_;
+  std::vector<Block> kept_;  // by the time of their return
+  std::atomic<std::size_t> limit_ = 0;
+  std::size_t held_ = 0;
+  std::int64_t asked_ = 0, again_ = 0;
+};
+
+void give_back(void* data) { Keeper::keeper().take_back(data); }
+
+}  // namespace
+
+at::Tensor result_like(const at::Tensor& t) {
+  read = reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
+  constexpr c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
+  return at::detail::empty_strided_generic(t.sizes(), t.strides(), &Keeper::keeper(), cpu, t.scalar_type());
+}
+
+KeptMemory kept_memory() { return Keeper::keeper().said(); }
+
+void keep_memory(std::size_t limit) { Keeper::keeper().keep(limit); }
+
+}  // namespace batchnorm
