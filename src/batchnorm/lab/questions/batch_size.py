@@ -161,7 +161,7 @@ def _outcome(numbers: BatchSize) -> Outcome:
         f"Batches of 2 reach {at_two[0].mean:.1%} with running averages, {at_two[1].mean:.1%} with population "
         f"statistics, groups of 2 in batches of {numbers.large} {at_two[2].mean:.1%} and a network without "
         f"normalization {at_two[3].mean:.1%}, against {best:.1%} with batches of {numbers.sizes[RUNNING][at]}; "
-        f"depending on the seed, each loses more than 2 points against its best below {said}"
+        f"{'depending on the seed, ' * (' to ' in said)}each loses more than 2 points against its best below {said}"
     )
     settings = PAPER.to_dict() | {"epochs": None, "steps": None, "batch_size": None, "learning_rate": None}
     return Outcome(finding, (lost, *gained, *repaired, *at_two, *from_on), _charts(numbers), numbers, settings)
