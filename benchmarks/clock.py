@@ -23,7 +23,8 @@ def medians(rivals: dict[str, Callable[[], object]], *, seconds: float, pause: f
     chance, end = random.Random(0), time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(found.values()))) < 5:
         for name, call in chance.sample(sorted(rivals.items()), len(rivals)):
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             began = time.perf_counter()
             for _ in range(bunches[name]):
                 call()

@@ -29,16 +29,19 @@ inline Range share(std::int64_t items, int thread, int threads, std::int64_t gra
   return {at(thread), at(thread + 1)};
 }
 
-// How many threads are worth waking for `values` values.
+// How many threads are worth waking for `values` values. OpenMP's sleep where nobody called them for a while, and one that
+// has to be woken comes fifty to a hundred microseconds late, with everybody waiting for it at the end: as long as one
+// thread takes for a quarter of a million values. Helpers are not waited for.
 inline int threads_for(std::int64_t values) {
   constexpr std::int64_t kWorthAThread = 16384;
+  [[maybe_unused]] constexpr std::int64_t kWorthWaking = 1 << 18;
   if (threads_at_hand() > 0) {
     return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(threads_at_hand(), values / kWorthAThread)));
   }
 #if defined(BATCHNORM_OWN_THREADS)
   return static_cast<int>(std::clamp<std::int64_t>(values / kWorthAThread, 1, own_threads::kThreads));
 #elif defined(_OPENMP)
-  if (values < 2 * kWorthAThread || omp_in_parallel()) return 1;
+  if (values < kWorthWaking || omp_in_parallel()) return 1;
   return static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), values / kWorthAThread));
 #else
   (void)values;

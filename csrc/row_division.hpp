@@ -64,16 +64,17 @@ class Settled {
 
 inline constexpr std::int64_t kLine = 64;  // columns that threads share begin at multiples of it
 
-// How the threads divide a pass. Nobody waits where each has columns of its own.
+// How the threads divide a pass: chunks of rows, as torch's operations before and after do, so that a core finds what it
+// wrote itself; or, of few rows, columns, where nobody waits.
 struct Division {
   int threads;
   bool by_columns;
   Division(const Rows& rows, std::int64_t values)
-      : threads(threads_for(values)), by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads)) {
+      : threads(threads_for(values)),
+        by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads && rows.chunks < 2 * threads)) {
     if (!by_columns && (threads_at_hand() > 0 || rows.chunks == 1)) {  // helpers do not meet; a chunk is not divided
       by_columns = true;
-      threads = rows.fold == 1 ? static_cast<int>(std::min<std::int64_t>(threads, rows.channels / 128)) : 1;
-      threads = std::max(threads, 1);
+      threads = rows.fold == 1 ? static_cast<int>(std::clamp<std::int64_t>(rows.channels / 128, 1, threads)) : 1;
     }
   }
   void meet(int all) const {

@@ -4,7 +4,7 @@
 // row of k * C columns, and column j belongs to channel j % C. Columns are taken in blocks whose sums and constants stay
 // in registers, over as many rows as the first-level cache holds.
 //
-// Threads share the columns where there are many (nothing to wait for), else chunks of rows, whose sums meet once.
+// Threads share chunks of rows, whose sums meet once, or the columns where rows are few.
 #pragma once
 
 #include <numeric>
@@ -19,7 +19,7 @@ struct Many {};
 // Rows of many columns are taken so few at once: what is loaded for a block of columns pays over more of them, but rows
 // whose length is a power of two share a first-level cache's ways, and written ones theirs with those that are read.
 // At test time nothing was read just before, and longer runs of rows are better.
-inline constexpr std::int64_t kRowsToSum = 8, kRowsToWrite = 4, kRowsToEvaluate = 16;
+inline constexpr std::int64_t kRowsToSum = 8, kRowsToWrite = 4, kRowsToEvaluate = 8;
 
 struct Rows {
   std::int64_t rows, channels;       // as they lie
@@ -27,6 +27,7 @@ struct Rows {
   std::int64_t columns, folded;      // fold * channels, and how many whole folded rows there are
   std::int64_t stride;               // of per-column arrays: columns, and lanes to spare
   std::int64_t rows_a_chunk, chunks;
+  bool far;                          // no near cache holds the batch
 
   Rows(const Shape& s, int lanes, bool may_fold) : rows(s.rows), channels(s.channels) {
     const std::int64_t whole = lanes / std::gcd<std::int64_t>(lanes, channels);
@@ -37,6 +38,7 @@ struct Rows {
     stride = (columns + 2 * lanes - 1) / lanes * lanes;
     rows_a_chunk = std::max<std::int64_t>(128, 65536 / columns);
     chunks = std::max<std::int64_t>(1, folded / rows_a_chunk);
+    far = rows * channels >= (1 << 19);
   }
 
   std::int64_t columns_at(std::int64_t f) const { return f * channels; }
@@ -73,6 +75,16 @@ inline constexpr int kLightBlock = 4, kHeavyBlock = 2;  // vectors whose state f
 inline constexpr int kLightBlock = 2, kHeavyBlock = 1;
 #endif
 
+// Asks for what the next rows will need in the columns at hand.
+struct NextRows {
+  bool wanted;
+  std::int64_t values;  // from a row to the same one of the next
+  template <class T>
+  BATCHNORM_INLINE void ask(const T* p) const {
+    if (wanted) ask_to_read(p, values * static_cast<std::int64_t>(sizeof(T)));
+  }
+};
+
 inline constexpr std::int64_t kAnyLength = std::int64_t{1} << 40;
 
 template <class M, class T, Act A, bool kExtras>
@@ -88,6 +100,13 @@ struct RowSteps {
     return typename M::Weights{};
   }
 
+  // Of one stream that is read in the order of memory the processor asks by itself.
+  BATCHNORM_INLINE NextRows next_of_one(Range now) const { return next(now, rows.columns > 64); }
+  BATCHNORM_INLINE NextRows next_of_two(Range now) const { return next(now, true); }
+  BATCHNORM_INLINE NextRows next(Range now, bool wanted) const {
+    return {rows.far && wanted, (now.end - now.begin) * rows.columns};
+  }
+
   // sums: arrays of columns, added to. anchors: one array.
   template <class Sums>
   void moments(const T* x, std::int64_t chunk, Range columns, const double* anchors, double* sums) const {
@@ -101,9 +120,11 @@ struct RowSteps {
             held[v].load(sums + column + v * M::kLanes, rows.stride);
             anchor[v] = Sums::anchors(anchors + column + v * M::kLanes);
           }
+          const NextRows next = next_of_one(range);
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
+              next.ask(x + at + v * M::kLanes);
               body.at(at + v * M::kLanes, lanes, anchor[v], weight(r), held[v]);
             }
           }
@@ -121,9 +142,11 @@ struct RowSteps {
           BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
             apply[v] = M::apply(constants + column + v * M::kLanes, rows.stride);
           }
+          const NextRows next = next_of_one(range);
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
+              next.ask(body.x + at + v * M::kLanes);
               body.template at<kPast>(at + v * M::kLanes, lanes, apply[v], weight(r));
             }
           }
@@ -142,9 +165,12 @@ struct RowSteps {
             held[v].load(sums + column + v * M::kLanes, rows.stride);
             apply[v] = M::apply(constants + column + v * M::kLanes, rows.stride);
           }
+          const NextRows next = next_of_two(range);
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
+              next.ask(body.x + at + v * M::kLanes);
+              next.ask(body.dy + at + v * M::kLanes);
               body.add(at + v * M::kLanes, lanes, apply[v], weight(r), held[v]);
             }
           }
@@ -169,9 +195,12 @@ struct RowSteps {
             along[v] = unaligned<V>(slopes + rows.stride + at);
             across[v] = unaligned<V>(slopes + 2 * rows.stride + at);
           }
+          const NextRows next = next_of_two(range);
           for (std::int64_t r = range.begin; r < range.end; ++r) {
             const std::int64_t at = r * rows.columns + column;
             BATCHNORM_UNROLL for (int v = 0; v < kVectors; ++v) {
+              next.ask(body.x + at + v * M::kLanes);
+              next.ask(body.dy + at + v * M::kLanes);
               body.template at<kPast>(at + v * M::kLanes, lanes, apply[v], scale[v], along[v], across[v],
                                       weight(r));
             }

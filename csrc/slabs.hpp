@@ -13,11 +13,12 @@ namespace batchnorm::BATCHNORM_VARIANT {
 
 inline constexpr std::int64_t kChunk = 16384;               // values of one channel that are summed together
 inline constexpr std::int64_t kCache = 1 << 19;             // half of the second-level cache, in bytes
+inline constexpr std::int64_t kAhead = 2048;                 // bytes that are asked for before they are read
 inline constexpr std::int64_t kPastCaches = 12 << 20;       // outputs from this size on are not found in a cache again
 
 struct Slabs {
   Shape shape;
-  bool ahead = false;  // runs are asked for before they are needed
+  bool scattered = false;  // see is_scattered
   std::int64_t values() const { return shape.rows * shape.positions; }
   std::int64_t chunks() const { return (values() + kChunk - 1) / kChunk; }
   Range chunk(std::int64_t k) const { return {k * kChunk, std::min(values(), (k + 1) * kChunk)}; }
@@ -35,10 +36,10 @@ struct Slabs {
   }
 
   // The same over a range of one channel's values; pause() after at most `longest` vectors for each sum, and at the end.
-  // ask(row, offset) before each whole run, if those to come are to be asked for.
-  template <int kLanes, class Vector, class Pause, class Ask>
+  // begin(row, offset) before each whole run.
+  template <int kLanes, class Vector, class Pause, class Begin>
   BATCHNORM_INLINE void over(std::int64_t channel, Range range, std::int64_t longest, const Vector& vector,
-                             const Pause& pause, const Ask& ask) const {
+                             const Pause& pause, const Begin& begin) const {
     const std::int64_t positions = shape.positions, a_row = shape.channels * positions;
     const std::int64_t longest_run = std::max<std::int64_t>(1, longest - 1) * 2 * kLanes;
     const std::int64_t rows_at_once = std::max<std::int64_t>(1, longest / (positions / (2 * kLanes) + 1));
@@ -52,7 +53,7 @@ struct Slabs {
       } else {
         const std::int64_t rows = std::min(rows_at_once, left / positions);
         for (std::int64_t r = 0; r < rows; ++r) {
-          if (ahead) ask(row + r, x + r * a_row);
+          begin(row + r, x + r * a_row);
           along<kLanes>(x + r * a_row, at + r * positions, positions, vector);
         }
         at += rows * positions;
@@ -60,19 +61,14 @@ struct Slabs {
     }
   }
 
-  // Asks for a channel's run two rows on, to be read or to be written, before it is needed.
-  template <bool kToWrite, class T>
-  BATCHNORM_INLINE void ask_two_rows_on(const T* p, std::int64_t row, std::int64_t at) const {
-    if (row + 2 < shape.rows) ask_for<kToWrite>(p + at + 2 * shape.channels * shape.positions, shape.positions);
-  }
-  // Asks for the next channel's run in this row, which follows.
+  // Asks for the run two rows on where the processor does not.
   template <class T>
-  BATCHNORM_INLINE void ask_next_channel(const T* p, std::int64_t channel, std::int64_t at) const {
-    if (channel + 1 < shape.channels) ask_for<false>(p + at + shape.positions, shape.positions);
+  BATCHNORM_INLINE void ask_to_write_on(T* p, std::int64_t row, std::int64_t at) const {
+    if (scattered && row + 2 < shape.rows) ask_to_write(p + at + 2 * shape.channels * shape.positions, shape.positions);
   }
 };
 
-// Whether runs are so short and far apart that the processor does not guess the next, in a batch that no cache near it holds.
+// Whether runs are so short and far apart that the processor does not guess the next, in a batch that no near cache holds.
 template <class T>
 bool is_scattered(const Shape& s) {
   const std::int64_t run = s.positions * static_cast<std::int64_t>(sizeof(T));
@@ -124,8 +120,8 @@ struct SlabSteps {
   }
 
   // add(offset, weight's offset, lanes, sums) over one chunk.
-  template <class Sums, int kLanes, class Add, class Ask>
-  BATCHNORM_INLINE auto summed(std::int64_t channel, std::int64_t chunk, const Add& add, const Ask& ask) const {
+  template <class Sums, int kLanes, class Add>
+  BATCHNORM_INLINE auto summed(std::int64_t channel, std::int64_t chunk, const Add& add) const {
     typename Sums::Total all;
     Sums parts[2];
     slabs.over<kLanes>(
@@ -136,7 +132,7 @@ struct SlabSteps {
           take_in(all, parts[1]);
           parts[0] = parts[1] = Sums{};
         },
-        ask);
+        [](std::int64_t, std::int64_t) {});
     return all.totals();
   }
 
@@ -144,12 +140,11 @@ struct SlabSteps {
   auto moments(const T* x, std::int64_t channel, std::int64_t chunk, double anchor) const {
     const MomentsBody<M, Sums, T> body{x, weights != nullptr};
     const auto centre = Sums::anchor(anchor);
-    return summed<Sums, M::kLanes>(
-        channel, chunk,
-        [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
-          body.at(at, lanes, centre, weight<M>(w, lanes), sums);
-        },
-        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA { slabs.template ask_two_rows_on<false>(x, row, at); });
+    return summed<Sums, M::kLanes>(channel, chunk,
+                                   [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+                                     ask_to_read(x + at, kAhead);
+                                     body.at(at, lanes, centre, weight<M>(w, lanes), sums);
+                                   });
   }
 
   template <class Math, bool kPast>
@@ -165,10 +160,7 @@ struct SlabSteps {
           body.template at<kPast>(at, lanes, apply, weight<Math>(w, lanes));
         },
         [] {},
-        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
-          slabs.template ask_two_rows_on<true>(body.y, row, at);
-          slabs.ask_next_channel(body.x, channel, at);
-        });
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA { slabs.ask_to_write_on(body.y, row, at); });
   }
 
   // At test time: `values` consecutive ones of one channel.
@@ -188,15 +180,12 @@ struct SlabSteps {
     Math::constants(k, numbers, 1);
     const auto apply = Math::splat_apply(numbers);
     const GradientBody<Math, T, A, kExtras> body(b);
-    return summed<Sums, Math::kLanes>(
-        channel, chunk,
-        [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
-          body.add(at, lanes, apply, weight<Math>(w, lanes), sums);
-        },
-        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
-          slabs.template ask_two_rows_on<false>(body.x, row, at);
-          slabs.template ask_two_rows_on<false>(body.dy, row, at);
-        });
+    return summed<Sums, Math::kLanes>(channel, chunk,
+                                      [&](std::int64_t at, std::int64_t w, auto lanes, Sums& sums) BATCHNORM_LAMBDA {
+                                        ask_to_read(body.x + at, kAhead);
+                                        ask_to_read(body.dy + at, kAhead);
+                                        body.add(at, lanes, apply, weight<Math>(w, lanes), sums);
+                                      });
   }
 
   template <class Math, bool kPast>
@@ -215,11 +204,7 @@ struct SlabSteps {
           body.template at<kPast>(at, lanes, apply, scale, along, across, weight<Math>(w, lanes));
         },
         [] {},
-        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA {
-          slabs.template ask_two_rows_on<true>(body.dx, row, at);
-          slabs.ask_next_channel(body.x, channel, at);
-          slabs.ask_next_channel(body.dy, channel, at);
-        });
+        [&](std::int64_t row, std::int64_t at) BATCHNORM_LAMBDA { slabs.ask_to_write_on(body.dx, row, at); });
   }
 };
 

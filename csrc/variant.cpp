@@ -9,10 +9,13 @@ namespace batchnorm::BATCHNORM_VARIANT {
 namespace {
 
 template <class M, class T, Act A, bool kExtras>
-std::int64_t forward_laid_out(const Forward& f) {
-  const bool rows = f.shape.positions == 1;
-  if (f.training) return rows ? train_rows<M, T, A, kExtras>(f) : train_slabs<M, T, A, kExtras>(f);
-  rows ? evaluate_rows<M, T, A, kExtras>(f) : evaluate_slabs<M, T, A, kExtras>(f);
+std::int64_t train(const Forward& f) {
+  return f.shape.positions == 1 ? train_rows<M, T, A, kExtras>(f) : train_slabs<M, T, A, kExtras>(f);
+}
+
+template <class M, class T, Act A, bool kExtras>
+std::int64_t evaluate(const Forward& f) {
+  f.shape.positions == 1 ? evaluate_rows<M, T, A, kExtras>(f) : evaluate_slabs<M, T, A, kExtras>(f);
   return 0;
 }
 
@@ -21,16 +24,21 @@ void backward_laid_out(const Backward& b) {
   b.shape.positions == 1 ? backward_rows<M, T, A, kExtras>(b) : backward_slabs<M, T, A, kExtras>(b);
 }
 
-// The plain cases of the elements that matter most for speed are compiled by themselves; one general body has the rest.
+// The plain cases are compiled by themselves, in training those of the elements that matter most for speed; one general
+// body has the rest.
 template <class M, class T>
 std::int64_t forward_of(const Forward& f) {
-  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
-    if (f.residual == nullptr && f.weights == nullptr) {
-      if (f.activation == Activation::none) return forward_laid_out<M, T, Act::none, false>(f);
-      if (f.activation == Activation::relu) return forward_laid_out<M, T, Act::relu, false>(f);
-    }
+  const bool plain = f.residual == nullptr && f.weights == nullptr;
+  if (!f.training) {
+    if (plain && f.activation == Activation::none) return evaluate<M, T, Act::none, false>(f);
+    if (plain && f.activation == Activation::relu) return evaluate<M, T, Act::relu, false>(f);
+    return evaluate<M, T, Act::any, true>(f);
   }
-  return forward_laid_out<M, T, Act::any, true>(f);
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+    if (plain && f.activation == Activation::none) return train<M, T, Act::none, false>(f);
+    if (plain && f.activation == Activation::relu) return train<M, T, Act::relu, false>(f);
+  }
+  return train<M, T, Act::any, true>(f);
 }
 
 template <class M, class T>

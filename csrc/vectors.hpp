@@ -183,11 +183,17 @@ BATCHNORM_INLINE void store_past_caches(float* p, VF v) { _mm256_stream_ps(p, v)
 BATCHNORM_INLINE void store_past_caches(float* p, VF v) { _mm_stream_ps(p, v); }
 #endif
 
-// Asks for elements' cache lines before they are needed. Whoever calls it must be inlined: GCC takes a function that does
-// nothing else for one that does nothing.
-template <bool kToWrite, class T>
-BATCHNORM_INLINE void ask_for(const T* p, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(p + i, kToWrite, kToWrite ? 3 : 2);
+// Asks for the line `bytes` on from p, which may be past the end, before it is needed: processors guess one stream that
+// is read far ahead, two of them or one that jumps not far enough. Whoever calls it must be inlined: GCC takes a function
+// that does nothing else for one that does nothing.
+template <class T>
+BATCHNORM_INLINE void ask_to_read(const T* p, std::int64_t bytes) {
+  const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(bytes);
+  __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+}
+template <class T>
+BATCHNORM_INLINE void ask_to_write(T* p, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(p + i, 1, 3);
 }
 
 // What was stored past the caches is seen by other threads from here on.

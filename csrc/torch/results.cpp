@@ -25,29 +25,18 @@ constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kPage = 4096, kLine = 64;
 constexpr std::size_t kMostBlocks = 1024;  // looked through one by one
 
+// Written into the line before the first value, so that an address is all that its owner needs to know.
 struct Block {
   void* start;
   std::size_t bytes;
 };
-
-// Lies in the line before the first value.
-struct Header {
-  Block block;
-};
-static_assert(sizeof(Header) <= kLine);
-
-// What is being read while the memory asked for next will be written.
-thread_local std::uintptr_t read = 0;
+static_assert(sizeof(Block) <= kLine);
 
 // Sizes in steps of an eighth, so that a batch somewhat smaller than the last finds a block too.
 std::size_t rounded(std::size_t bytes) {
   const std::size_t step = std::max(kPage, std::bit_floor(bytes) / 8);
   return (bytes + step - 1) / step * step;
 }
-
-// Where in a page to begin: half a page from what is read, so that rows a power of two long do not meet the ones that
-// are written in the same places of the first-level cache.
-std::size_t place_in_page() { return read == 0 ? 0 : (read + kPage / 2) % kPage / kLine * kLine; }
 
 void* taken_from_system(std::size_t bytes) {
   void* start = nullptr;
@@ -74,7 +63,7 @@ class Keeper final : public c10::Allocator {
 
   c10::DataPtr allocate(std::size_t bytes) override {
     if (bytes < kLeast) return c10::GetCPUAllocator()->allocate(bytes);
-    Block block{nullptr, rounded(bytes) + kPage + kLine};
+    Block block{nullptr, rounded(bytes) + kPage};
     if (block.bytes > limit_.load(std::memory_order_relaxed)) return c10::GetCPUAllocator()->allocate(bytes);
     block.start = taken_from_kept(block.bytes);
     if (block.start == nullptr) block.start = taken_from_system(block.bytes);
@@ -83,18 +72,15 @@ class Keeper final : public c10::Allocator {
       return c10::GetCPUAllocator()->allocate(bytes);
     }
     char* data = static_cast<char*>(block.start) + kLine;
-    data += (place_in_page() + kPage - reinterpret_cast<std::uintptr_t>(data) % kPage) % kPage;
-    const Header header{block};
-    std::memcpy(data - kLine, &header, sizeof header);
+    std::memcpy(data - kLine, &block, sizeof block);
     c10::profiledCPUMemoryReporter().New(data, bytes);
     return {data, data, &give_back, c10::Device(c10::DeviceType::CPU)};
   }
 
   void take_back(void* data) {
-    Header header;
-    std::memcpy(&header, static_cast<char*>(data) - kLine, sizeof header);
+    Block block;
+    std::memcpy(&block, static_cast<char*>(data) - kLine, sizeof block);
     c10::profiledCPUMemoryReporter().Delete(data);
-    const Block block = header.block;
     std::vector<Block> too_much;
     {
       std::lock_guard lock(mutex_);
@@ -162,7 +148,6 @@ void give_back(void* data) { Keeper::keeper().take_back(data); }
 }  // namespace
 
 at::Tensor result_like(const at::Tensor& t) {
-  read = reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
   constexpr c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
   return at::detail::empty_strided_generic(t.sizes(), t.strides(), &Keeper::keeper(), cpu, t.scalar_type());
 }

@@ -9,7 +9,7 @@
 
 namespace batchnorm {
 
-// An empty tensor like t, which is read while it is written.
+// An empty tensor like t.
 at::Tensor result_like(const at::Tensor& t);
 
 struct KeptMemory {

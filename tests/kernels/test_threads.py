@@ -20,16 +20,16 @@ from batchnorm.kernels import choice
 
 NATIVE = kernels()[1:]
 
-# Each is divided in another way: columns, chunks of rows, channels, chunks of few channels.
+# Each is divided in another way: columns, chunks of rows, channels, chunks of few channels. Smaller batches wake no threads.
 DIVIDED = [
-    ((70, 2050), False),
-    ((40_001, 2), False),
-    ((2051, 33), False),
-    ((3, 2, 40_000), False),
-    ((1, 1, 131_072), False),
-    ((9, 16, 257), False),
-    ((6, 24, 21, 23), True),
-    ((3, 33, 7, 11, 13), True),
+    ((130, 2050), False),
+    ((140_001, 2), False),
+    ((8051, 33), False),
+    ((3, 2, 45_000), False),
+    ((1, 1, 270_000), False),
+    ((9, 64, 457), False),
+    ((6, 24, 43, 45), True),
+    ((3, 33, 7, 21, 19), True),
 ]
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux does")
