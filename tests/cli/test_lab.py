@@ -34,6 +34,10 @@ def test_list_shows_every_claim_without_importing_torch():
         assert f"\n{name} " in f"\n{done.stdout}"
 
 
+def test_no_name_lists_them():
+    assert batchnorm("lab").stdout == batchnorm("lab", "list").stdout != ""
+
+
 def test_list_as_json_has_every_part_of_each_claim():
     answer = batchnorm("lab", "list", "--json")
     assert [entry["name"] for entry in answer.json] == list(names())

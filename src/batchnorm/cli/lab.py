@@ -31,11 +31,13 @@ _WIDTH = 110  # of the tables where the output is no terminal
 
 
 def lab(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, all of them, or list: which there are.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="An experiment, all of them, or list (the default): which there are.")
+    ] = "list",
     data: Annotated[
         str,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="CSV, TSV, Parquet, .npy, .npz or IDX file; or digits, wine, breast_cancer, diabetes.",
         ),
     ] = "digits",

@@ -37,7 +37,7 @@ class Freezing:
 
 
 def freeze(model: nn.Module, where: Where = None, *, parameters: bool = True, statistics: bool = True) -> Freezing:
-    """Keep batch norm layers as they are, whatever is done to the model: train(), deepcopy, pickle, DDP, loading.
+    """Keep batch norm layers as they are, through train(), deepcopy, pickle, DDP and loading.
 
     A layer whose statistics are frozen normalizes by its running statistics and never moves them, in every mode. Frozen
     parameters get no gradient, and an optimizer leaves them as they are. Layers, parameters and buffers stay the same
