@@ -13,10 +13,11 @@ HERE = Path(__file__).parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parents[1]))
 
-from docs.theory import drawing, filling, kept  # noqa: E402
+from docs.theory import filling, kept  # noqa: E402
 from docs.theory.course import PAGES  # noqa: E402
 
 from batchnorm.lab.charts import Chart  # noqa: E402
+from docs import drawing  # noqa: E402
 
 PICTURES = HERE / "pictures"
 

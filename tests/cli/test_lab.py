@@ -35,7 +35,7 @@ def test_list_shows_every_claim_without_importing_torch():
 
 
 def test_no_name_lists_them():
-    assert batchnorm("lab").stdout == batchnorm("lab", "list").stdout != ""
+    assert batchnorm("lab").out == batchnorm("lab", "list").out != ""
 
 
 def test_list_as_json_has_every_part_of_each_claim():

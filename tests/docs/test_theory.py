@@ -7,11 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from docs.theory import drawing, filling, kept, make
+from docs.theory import filling, kept, make
 from docs.theory.course import PAGES
 
 from batchnorm.lab import Experiment, names
 from batchnorm.lab.record import verdict_of
+from docs import drawing
 
 MOST_BYTES = 60_000
 PICTURES = make.pictures()
