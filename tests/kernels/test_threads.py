@@ -20,7 +20,7 @@ from batchnorm.kernels import choice
 
 NATIVE = kernels()[1:]
 
-# Each is divided in another way: columns, chunks of rows, channels, chunks of few channels. Less wakes no second thread.
+# Each is divided in another way: columns, chunks of rows, channels, chunks of few channels. Less wakes no thread.
 DIVIDED = [
     ((130, 2050), False),
     ((140_001, 2), False),

@@ -199,6 +199,13 @@ class TestNumbers:
         torch.testing.assert_close(layer.running_var, x.double().var(0, correction=0).to(kept), rtol=1e-5, atol=0)
         assert all(p is parameters[name] and p.dtype == dtype for name, p in layer.named_parameters())
 
+    def test_statistics_that_the_buffers_cannot_hold_are_said(self) -> None:
+        layer = nn.BatchNorm1d(3).half()
+        with pytest.warns(StatisticsWarning, match="float16 cannot hold the new statistics"):
+            record = recalibrate(layer, (rows(512) * 400).half().split(16))
+        record.undo()
+        assert bool((layer.running_var == 1).all())
+
     def test_far_from_zero_the_variance_keeps_its_digits(self) -> None:
         x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0)) + 3000
         layer = nn.BatchNorm1d(1)

@@ -163,6 +163,7 @@ def _kept_and_written(layers: Layers, found: dict[nn.Module, Measured], kind: st
         write(layer, after)
         _count(layer, int(reached[layer].batches.max()))
     _warn_of_refusals(records)
+    _warn_of_overflow(records)
     unreached = tuple(name for layer, name in layers.tracked.items() if layer not in reached)
     return Recalibration(tuple(records), kind, batches, layers.frozen, layers.untracked, unreached, kept)
 
@@ -234,6 +235,20 @@ def _warn_of_refusals(records: list[Layer]) -> None:
         warnings.warn(
             f"recalibrate: up to {max(record.refused for record in wrong)} batches are not finite in some channels of "
             f"{len(wrong)} layers ({shown}) and were left out of these. Look for NaN, inf or overflow in what enters.",
+            StatisticsWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_overflow(records: list[Layer]) -> None:
+    """What was measured is finite; what a layer's buffers hold of it may not be."""
+    over = [r for r in records if not bool(torch.isfinite(torch.cat([r.new.mean, r.new.var])).all())]
+    if over:
+        dtype = str(over[0].new.var.dtype).removeprefix("torch.")
+        warnings.warn(
+            f"recalibrate: {dtype} cannot hold the new statistics of some channels of {len(over)} layers "
+            f"({', '.join(record.name or '(the model)' for record in over[:5])}), which are infinite now. Convert their "
+            "buffers to float32, or undo() the record.",
             StatisticsWarning,
             stacklevel=4,
         )
