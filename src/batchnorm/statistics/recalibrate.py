@@ -244,11 +244,11 @@ def _warn_of_overflow(records: list[Layer]) -> None:
     """What was measured is finite; what a layer's buffers hold of it may not be."""
     over = [r for r in records if not bool(torch.isfinite(torch.cat([r.new.mean, r.new.var])).all())]
     if over:
+        shown = ", ".join(record.name or "(the model)" for record in over[:5])
         dtype = str(over[0].new.var.dtype).removeprefix("torch.")
         warnings.warn(
-            f"recalibrate: {dtype} cannot hold the new statistics of some channels of {len(over)} layers "
-            f"({', '.join(record.name or '(the model)' for record in over[:5])}), which are infinite now. Convert their "
-            "buffers to float32, or undo() the record.",
+            f"recalibrate: {dtype} cannot hold the new statistics of some channels of {len(over)} layers ({shown}), "
+            "which are infinite now. Convert these layers' buffers to float32, or undo() the record.",
             StatisticsWarning,
             stacklevel=4,
         )
