@@ -23,7 +23,7 @@ constexpr std::size_t kLeast = std::size_t{1} << 16;   // smaller ones the heap 
 constexpr std::size_t kHuge = std::size_t{1} << 22;    // from here on, huge pages where the system gives them
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kPage = 4096, kLine = 64;
-constexpr std::size_t kMostBlocks = 1024;  // looked through one by one
+constexpr std::ptrdiff_t kMostBlocks = 1024;  // looked through one by one
 
 // Written into the line before the first value, so that an address is all that its owner needs to know.
 struct Block {
@@ -52,6 +52,7 @@ void give_back(void* data);
 class Keeper final : public c10::Allocator {
  public:
   Keeper() {
+    kept_.reserve(kMostBlocks + 1);  // giving back must not fail
     // A child must not inherit the lock from a thread that it does not have.
     pthread_atfork([] { keeper().mutex_.lock(); }, [] { keeper().mutex_.unlock(); }, [] { keeper().mutex_.unlock(); });
   }
@@ -68,7 +69,7 @@ class Keeper final : public c10::Allocator {
     block.start = taken_from_kept(block.bytes);
     if (block.start == nullptr) block.start = taken_from_system(block.bytes);
     if (block.start == nullptr) {  // what is kept may be what is missing; torch says what is left to say
-      free_above(0);
+      free_all();
       return c10::GetCPUAllocator()->allocate(bytes);
     }
     char* data = static_cast<char*>(block.start) + kLine;
@@ -81,17 +82,14 @@ class Keeper final : public c10::Allocator {
     Block block;
     std::memcpy(&block, static_cast<char*>(data) - kLine, sizeof block);
     c10::profiledCPUMemoryReporter().Delete(data);
-    std::vector<Block> too_much;
-    {
-      std::lock_guard lock(mutex_);
-      kept_.push_back(block);
-      held_ += block.bytes;
-      too_much = oldest_above(limit_);
-    }
-    for (const Block& b : too_much) std::free(b.start);
+    std::lock_guard lock(mutex_);
+    kept_.push_back(block);
+    held_ += block.bytes;
+    free_above(limit_);
   }
 
   void keep(std::size_t limit) {
+    std::lock_guard lock(mutex_);
     limit_ = limit;
     free_above(limit);
   }
@@ -117,23 +115,19 @@ class Keeper final : public c10::Allocator {
     return start;
   }
 
-  std::vector<Block> oldest_above(std::size_t limit) {
-    std::size_t first = 0;
-    while (held_ > limit || kept_.size() - first > kMostBlocks) held_ -= kept_[first++].bytes;
-    if (first == 0) return {};
-    const auto end = kept_.begin() + static_cast<std::ptrdiff_t>(first);
-    std::vector<Block> oldest(kept_.begin(), end);
-    kept_.erase(kept_.begin(), end);
-    return oldest;
+  void free_all() {
+    std::lock_guard lock(mutex_);
+    free_above(0);
   }
 
+  // The oldest first; whoever calls holds the lock.
   void free_above(std::size_t limit) {
-    std::vector<Block> too_much;
-    {
-      std::lock_guard lock(mutex_);
-      too_much = oldest_above(limit);
+    auto first = kept_.begin();
+    for (; held_ > limit || kept_.end() - first > kMostBlocks; ++first) {
+      std::free(first->start);
+      held_ -= first->bytes;
     }
-    for (const Block& b : too_much) std::free(b.start);
+    kept_.erase(kept_.begin(), first);
   }
 
   std::mutex mutex_;
