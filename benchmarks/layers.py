@@ -4,7 +4,8 @@
 
 The answer first: every gradient of ours must be that of torch's layer in float64, before the clock starts. Then all
 rivals in random order in one run, medians, ratios; torch eager twice, so that the noise is seen. `copy` is
-`y.copy_(x)`, what reading and writing the tensor once costs. Nothing is preallocated: each side pays for its memory.
+`y.copy_(x)`, what reading and writing the tensor once costs. Nothing is preallocated: each side pays for its memory,
+ours as users have it (docs/decisions/0012-memory-of-results.md; BATCHNORM_KEEP_BYTES=0 is without).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.machine import append_row, line
 from torch import Tensor, nn
 
 import batchnorm
-from batchnorm.kernels import choice
+from batchnorm.kernels import choice, kept_memory
 
 
 class Case(NamedTuple):
@@ -70,6 +71,7 @@ ELSEWHERE = (
     Case((64, 128, 28, 28), dtype=torch.float16),
     Case((128, 256), dtype=torch.float64),
 )
+OTHERS = ("torch.compile", "jax.jit", "ours compiled")
 QUICK = (TABLE[0], TABLE[4], TABLE[6], TABLE[9])
 
 
@@ -78,11 +80,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four cases")
     parser.add_argument("--seconds", type=float, default=2.0, help="per case and mode")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile as a rival")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as a rival, and ours under it")
     parser.add_argument("--jax", action="store_true", help="jax.jit as a rival")
     args = parser.parse_args()
     print(line())
-    print(f"kernels: {choice.current()}, a layer's call in one step: {choice.layer_call is not None}\n")
+    print(f"kernels: {choice.current()}, a layer's call in one step: {choice.layer_call is not None}")
+    print(f"memory of ours' results kept: {kept_memory().limit >> 20} MiB at most\n")
     print("training step of BatchNorm + ReLU; eager / ours, after torch eager against itself")
     gains = []
     for case in QUICK if args.quick else (*TABLE, *ELSEWHERE):
@@ -90,9 +93,7 @@ def main() -> None:
         gain = found["eager"] / found["ours"]
         gains += [gain] if case in TABLE else []
         asked = f"reach {case.reach}" if case.reach else "at least 0.95"
-        others = "".join(
-            f"  {name} {found[name] / found['ours']:5.1f}x" for name in ("torch.compile", "jax.jit") if name in found
-        )
+        others = "".join(f"  {name} {found[name] / found['ours']:5.2f}x" for name in OTHERS if name in found)
         print(
             f"  {case.name:38s} control {found['eager again'] / found['eager']:4.2f}  eager/copy "
             f"{found['eager'] / found['copy']:5.1f}  ours/copy {found['ours'] / found['copy']:5.2f}  forward/copy "
@@ -101,7 +102,11 @@ def main() -> None:
         )
         row = {"mode": "training step", "case": case.name, "reach": case.reach or 0.95, "eager / ours": round(gain, 3)}
         ratios = {f"{name} / copy": round(found[name] / found["copy"], 3) for name in ("eager", "ours", "forward")}
-        append_row("layers", {**row, **ratios, "control": round(found["eager again"] / found["eager"], 3)})
+        row |= {**ratios, "control": round(found["eager again"] / found["eager"], 3)}
+        if others:
+            extra = {f"{n} / ours": round(found[n] / found["ours"], 3) if n in found else "" for n in OTHERS}
+            append_row("layers_others", {"case": case.name, **extra})
+        append_row("layers", row)
     print(f"  geometric mean over the table: {math.exp(sum(map(math.log, gains)) / len(gains)):.2f}x (2.3, goal 3)")
     print("\nevaluation forward; eager / ours: alone (at least 1.0), with ReLU (at least 1.5)")
     for case in QUICK if args.quick else (*TABLE, *ELSEWHERE):
@@ -140,13 +145,8 @@ def training(case: Case, *, seconds: float, compiled: bool = False, jax: bool = 
         "copy": lambda: to.copy_(x.detach()),
     }
     if compiled:
-        module = torch.compile(nn.Sequential(layers(case, activation=None)[0], nn.ReLU()))
-
-        def compiled_step() -> None:
-            x.grad = None
-            module(x).backward(dy)
-
-        rivals["torch.compile"] = compiled_step
+        rivals["torch.compile"] = compiled_step(nn.Sequential(layers(case, activation=None)[0], nn.ReLU()), x, dy)
+        rivals["ours compiled"] = compiled_step(ours, x, dy)
     if jax:
         rivals["jax.jit"] = jax_step(case, x.detach(), dy)
     return medians(rivals, seconds=seconds)
@@ -197,6 +197,17 @@ def check(case: Case, theirs: nn.Module, ours: nn.Module) -> None:
         # A value that rounds to the other side of ReLU's corner takes its whole gradient with it: 16-bit values do.
         if not error < (1e-5 if case.dtype.itemsize >= 4 else 0.2):
             raise AssertionError(f"{case.name}: a gradient is off by {error:.1e} of the largest")
+
+
+def compiled_step(module: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
+    """The same training step of a module under torch.compile."""
+    compiled = torch.compile(module)
+
+    def step() -> None:
+        x.grad = None
+        compiled(x).backward(dy)
+
+    return step
 
 
 def jax_step(case: Case, x: Tensor, dy: Tensor) -> Callable[[], object]:
