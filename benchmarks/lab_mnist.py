@@ -8,8 +8,9 @@ results/lab_mnist.csv, which `make bench` renders; fewer steps only show that it
 hour or two on one core.
 
 60,000 images train and 2,000 of the 10,000 test images judge; a pixel is 1 from 128 on, as the paper binarizes them.
-All but shift normalize each pixel by the training images, as the laboratory does everywhere. The landscape is that of
-8 layers of 100 ReLU. Speed is that of the paper's rate: steps to 95 % and to 97 %, looked at every 50.
+All but shift normalize each pixel by the training images, as the laboratory does everywhere; speed_raw takes them as they
+are, as the paper does. The landscape is that of 8 layers of 100 ReLU. Speed is that of rate 0.5:
+steps to 90, 95 and 97 %, looked at every 50.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from batchnorm.lab.watch import Watch
 from batchnorm.training.threads import one_thread
 
 FULL_STEPS = 50_000
-GOALS = (0.95, 0.97)
+GOALS = (0.9, 0.95, 0.97)
+ASKED_AT = 0.95  # five times as many steps without
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -112,13 +114,13 @@ class Dots(Watch):
         print(".", end="", file=sys.stderr, flush=True)
 
 
-def speed(bench: Bench, steps: int) -> Outcome:
+def speed(bench: Bench, steps: int, *, input_norm: bool = True) -> Outcome:
     """The paper's figure 1a: test accuracy over the steps, with and without."""
     every = max(1, min(50, steps // 20))
     at = tuple(range(every, steps + 1, every))
     curves: dict[bool, list[list[float]]] = {True: [], False: []}
     for seed in bench.seeds:
-        for normalized, settings in bench.each(twins(PAPER)):
+        for normalized, settings in bench.each(twins(replace(PAPER, input_norm=input_norm))):
             trial = bench.trial(settings, seed)
             curves[normalized].append([trial.judge()[1] for step in trial.steps(steps) if step % every == 0])
     effects = []
@@ -136,7 +138,7 @@ def speed(bench: Bench, steps: int) -> Outcome:
                     for a, b in zip(arrivals[True], arrivals[False], strict=True)
                 ),
                 unit="times",
-                asked=5.0 if goal == GOALS[0] else None,
+                asked=5.0 if goal == ASKED_AT else None,
                 note=f"a lower bound: {late} never got there" if late else "",
             )
         )
@@ -144,9 +146,14 @@ def speed(bench: Bench, steps: int) -> Outcome:
         Effect(f"test accuracy at the end {said}", tuple(curve[-1] for curve in curves[kind]), unit="share")
         for kind, said in ((True, "with normalization"), (False, "without"))
     ]
+    reached = [
+        f"{effect.mean:.1f} times as many steps to {goal:.0%}"
+        for goal, effect in zip(GOALS, effects, strict=False)
+        if math.isfinite(effect.mean)
+    ]
     finding = (
-        f"Without normalization it takes {effects[0].mean:.1f} times as many steps to {GOALS[0]:.0%}, and ends at "
-        f"{effects[-1].mean:.2%}, with it at {effects[-2].mean:.2%}"
+        f"Without normalization it takes {', '.join(reached) or 'for ever'}; it ends at {effects[-1].mean:.2%}, with "
+        f"normalization at {effects[-2].mean:.2%}"
     )
     lines = Lines(Axis("step"), Axis("test accuracy", percent=True), (over_seeds("with", at, curves[True]),))
     return Outcome(finding, tuple(effects), (Chart("Accuracy", "", (lines,)),), at)
@@ -154,6 +161,7 @@ def speed(bench: Bench, steps: int) -> Outcome:
 
 EXPERIMENTS: dict[str, Callable[[Bench, int], Outcome]] = {
     "speed": speed,
+    "speed_raw": lambda bench, steps: speed(bench, steps, input_norm=False),
     "drift": lambda bench, steps: drift.measure(bench, steps=steps),
     "landscape": lambda bench, steps: landscape.measure(bench, steps=steps),
     "test_time": lambda bench, steps: test_time.measure(bench, steps=steps),
