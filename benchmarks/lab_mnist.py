@@ -8,9 +8,9 @@ results/lab_mnist.csv, which `make bench` renders; fewer steps only show that it
 hour or two on one core.
 
 60,000 images train and 2,000 of the 10,000 test images judge; a pixel is 1 from 128 on, as the paper binarizes them.
-All but shift normalize each pixel by the training images, as the laboratory does everywhere; speed_raw takes them as they
-are, as the paper does. The landscape is that of 8 layers of 100 ReLU. Speed is that of rate 0.5:
-steps to 90, 95 and 97 %, looked at every 50.
+All but shift normalize each pixel by the training images, as the laboratory does everywhere; speed_raw takes them as
+they are, as the paper does. The landscape is that of 8 layers of 100 ReLU. Speed is that of rate 0.5: steps to 90, 95
+and 97 %, looked at every 50.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def speed(bench: Bench, steps: int, *, input_norm: bool = True) -> Outcome:
         if math.isfinite(effect.mean)
     ]
     finding = (
-        f"Without normalization it takes {', '.join(reached) or 'for ever'}; it ends at {effects[-1].mean:.2%}, with "
+        f"Without normalization it takes {', '.join(reached) or 'more steps than there were'}; it ends at {effects[-1].mean:.2%}, with "
         f"normalization at {effects[-2].mean:.2%}"
     )
     lines = Lines(Axis("step"), Axis("test accuracy", percent=True), (over_seeds("with", at, curves[True]),))
