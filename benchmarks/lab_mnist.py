@@ -151,9 +151,9 @@ def speed(bench: Bench, steps: int, *, input_norm: bool = True) -> Outcome:
         for goal, effect in zip(GOALS, effects, strict=False)
         if math.isfinite(effect.mean)
     ]
+    took = ", ".join(reached) or "more steps than there were"
     finding = (
-        f"Without normalization it takes {', '.join(reached) or 'more steps than there were'}; it ends at {effects[-1].mean:.2%}, with "
-        f"normalization at {effects[-2].mean:.2%}"
+        f"Without normalization it takes {took}; it ends at {effects[-1].mean:.2%}, with it at {effects[-2].mean:.2%}"
     )
     lines = Lines(Axis("step"), Axis("test accuracy", percent=True), (over_seeds("with", at, curves[True]),))
     return Outcome(finding, tuple(effects), (Chart("Accuracy", "", (lines,)),), at)
