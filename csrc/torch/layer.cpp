@@ -248,7 +248,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
   const bool differentiated = at::GradMode::is_enabled() &&
                               torch::autograd::compute_requires_grad(x, weight, bias, residual);
-  Tensor y = batchnorm::result_like(x), block = at::detail::empty_cpu({4, channels}, at::kDouble);
+  Tensor y = batchnorm::result_like(x, !differentiated), block = at::detail::empty_cpu({4, channels}, at::kDouble);
   batchnorm::Forward f;
   f.shape = lies->shape;
   f.element = *element;

@@ -19,8 +19,8 @@
 namespace batchnorm {
 namespace {
 
-constexpr std::size_t kLeast = std::size_t{1} << 16;   // smaller ones the heap answers without the system
-constexpr std::size_t kHuge = std::size_t{1} << 22;    // from here on, huge pages where the system gives them
+// Smaller ones the heap answers without the system, and with memory that a neighbour has just used.
+constexpr std::size_t kLeast = std::size_t{1} << 23, kLeastOfBrief = std::size_t{1} << 24;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kPage = 4096, kLine = 64;
 constexpr std::ptrdiff_t kMostBlocks = 1024;  // looked through one by one
@@ -34,15 +34,15 @@ static_assert(sizeof(Block) <= kLine);
 
 // Sizes in steps of an eighth, so that a batch somewhat smaller than the last finds a block too.
 std::size_t rounded(std::size_t bytes) {
-  const std::size_t step = std::max(kPage, std::bit_floor(bytes) / 8);
+  const std::size_t step = std::bit_floor(bytes) / 8;
   return (bytes + step - 1) / step * step;
 }
 
 void* taken_from_system(std::size_t bytes) {
   void* start = nullptr;
-  if (posix_memalign(&start, bytes >= kHuge ? kHugePage : kPage, bytes) != 0) return nullptr;
+  if (posix_memalign(&start, kHugePage, bytes) != 0) return nullptr;
 #ifdef MADV_HUGEPAGE
-  if (bytes >= kHuge) madvise(start, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  madvise(start, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   return start;
 }
@@ -141,7 +141,10 @@ void give_back(void* data) { Keeper::keeper().take_back(data); }
 
 }  // namespace
 
-at::Tensor result_like(const at::Tensor& t) {
+at::Tensor result_like(const at::Tensor& t, bool brief) {
+  if (brief && t.nbytes() < kLeastOfBrief) {
+    return at::detail::empty_strided_cpu(t.sizes(), t.strides(), t.scalar_type());
+  }
   constexpr c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
   return at::detail::empty_strided_generic(t.sizes(), t.strides(), &Keeper::keeper(), cpu, t.scalar_type());
 }

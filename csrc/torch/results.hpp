@@ -9,8 +9,9 @@
 
 namespace batchnorm {
 
-// An empty tensor like t.
-at::Tensor result_like(const at::Tensor& t);
+// An empty tensor like t. A brief one is soon gone: unless it is large, the heap's own memory, which a neighbour has just
+// used, is the best there is.
+at::Tensor result_like(const at::Tensor& t, bool brief = false);
 
 struct KeptMemory {
   std::size_t limit;   // bytes that may be kept at once; 0 keeps nothing

@@ -1,10 +1,10 @@
 """Memory of layers' results, kept from one call to the next instead of going back to the system.
 
-A layer's output and its input's gradient are new tensors at every call. From 128 KiB or so glibc gets such memory from
-the system, zeroed and page by page, and gives it back at once: over tensors of 50 MB that costs more than the layer.
-So where a layer's call is one step (`batchnorm env` says), blocks that no tensor uses any more wait for the next result
-of their size, up to a limit: 512 MiB, or a sixteenth of the machine's memory where that is less. `BATCHNORM_KEEP_BYTES`
-or `keep_memory` sets another; 0 keeps nothing.
+A layer's output and its input's gradient are new tensors at every call. Memory for large ones glibc gets from the
+system, zeroed and page by page, and gives back at once: over tensors of 50 MB that costs more than the layer. So
+where a layer's call is one step (`batchnorm env` says), blocks of 8 MiB and more that no tensor uses any longer
+wait for the next result of their size (at test time from 16 MiB on), up to a limit: 512 MiB, or a sixteenth of the
+machine's memory where that is less. `BATCHNORM_KEEP_BYTES` or `keep_memory` sets another; 0 keeps nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class KeptMemory:
     Attributes:
         limit: bytes kept at most; 0 keeps nothing.
         held: bytes kept now, none of them in a tensor's use.
-        asked: how many results of 64 KiB and more asked for memory, in this process.
+        asked: how many results of 8 MiB and more asked for memory, in this process.
         again: how many of them were given memory that was kept.
     """
 
