@@ -5,6 +5,8 @@
 //
 //     y = (x - hi) * (scale + scale_lost) + start + start_lost
 //
+// (In Fast, results of 16 bits go without what was lost: it is far below their own rounding.)
+//
 // hi is the mean rounded to the arithmetic's own number, and what that lost is in `start`: x - hi is exact near the
 // mean, so that mean / std = 1e7 costs nothing.
 #pragma once

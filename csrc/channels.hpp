@@ -65,7 +65,8 @@ inline bool worth_short_sums(std::int64_t values) { return values >= 256; }
 // mean and m2 from the sums of x - anchor and its square, over `count` values.
 template <class Real>
 void set_moments(Centre centre, std::int64_t c, double anchor, Pair<Real> sums, const Count<Real>& count) {
-  const Real shift = sums.first * count.share, m2 = sums.second - sums.first * shift;
+  // Divided: of whole numbers the mean may be one of the values, and then their difference must be 0.
+  const Real shift = sums.first / (count.values > 0 ? count.values : 1), m2 = sums.second - sums.first * shift;
   const double hi = static_cast<double>(anchor + shift);
   centre.anchor()[c] = hi;
   centre.shift()[c] = static_cast<double>((static_cast<Real>(anchor) - hi) + shift);

@@ -69,7 +69,7 @@ struct Backward {
   Parameter gamma, beta;            // beta is needed only with an activation
   Centre centre;                    // from the forward pass
   bool training = true;
-  void* dx = nullptr;
+  void* dx = nullptr;               // may be dy itself, as the trainer's is
   void* dresidual = nullptr;
   Parameter dgamma, dbeta;
 };

@@ -191,12 +191,18 @@ void backward_rows(const Backward& b) {
   auto* slopes = arrays.template slopes<M>();
   Settled settled(channels);
 
-  std::atomic<bool> leaves_range{false};
+  // Before anything is written: dx may be dy itself.
+  if constexpr (!std::is_same_v<M, Exact>) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      if (!M::covers(known_constants<M>(b, c), spread_of(b.centre, b.training, c))) {
+        return backward_rows<Exact, T, Act::any, true>(b);
+      }
+    }
+  }
   spread(division.threads, [&](int thread, int all) {
     const Range own = division.own(rows, thread, all);
     for (std::int64_t c = own.begin; c < own.end; ++c) {
       const auto k = known_constants<M>(b, c);
-      if (!M::covers(k, spread_of(b.centre, b.training, c))) leaves_range.store(true, std::memory_order_relaxed);
       spread_constants<M>(rows, c, k, constants);
       if (!sums_asked) spread_slope(rows, c, slope_of<M>(b, c, k, {}, count), slopes);
     }
@@ -234,9 +240,6 @@ void backward_rows(const Backward& b) {
       steps.template descend<false>(b, k, columns, constants, slopes);
     });
   });
-  if constexpr (!std::is_same_v<M, Exact>) {
-    if (leaves_range) backward_rows<Exact, T, Act::any, true>(b);
-  }
 }
 
 // Per-channel Moments of a matrix.

@@ -20,7 +20,7 @@ struct SlabDivision {
 template <class M, class T, Act A, bool kExtras>
 std::int64_t train_slabs(const Forward& f) {
   using Real = typename M::Real;
-  const bool past = may_store_past<T, M>(f.shape, f.y);
+  const bool past = !kExtras && may_store_past<T, M>(f.shape, f.y);
   const Slabs slabs{f.shape, !past && is_scattered<T>(f.shape)};
   const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
   const SlabSteps<M, T, Act::any, true> surely{slabs, f.weights};
@@ -151,7 +151,7 @@ void evaluate_slabs(const Forward& f) {
 template <class M, class T, Act A, bool kExtras>
 void backward_slabs(const Backward& b) {
   using Real = typename M::Real;
-  const bool past = may_store_past<T, M>(b.shape, b.dx);
+  const bool past = !kExtras && may_store_past<T, M>(b.shape, b.dx);
   const Slabs slabs{b.shape, !past && b.dx != nullptr && is_scattered<T>(b.shape)};
   const SlabSteps<M, T, A, kExtras> steps{slabs, b.weights};
   const SlabSteps<M, T, Act::any, true> surely{slabs, b.weights};

@@ -166,10 +166,13 @@ class Trial {
     const double unbiased = m2_[i] / (count_ - 1), part = c_.training ? kMomentum : 0, own = 4 * eps_of(kept_);
     const std::string name = c_.name();
     findings.near(name, "mean", mean_[c], old_mean_[i] + part * (batch_mean_[i] - old_mean_[i]), own * 4);
-    findings.near(name, "var", var_[c], old_var_[i] + part * (unbiased - old_var_[i]), (own + 1e-12) * (1 + unbiased));
+    findings.near(name, "var", var_[c], old_var_[i] + part * (unbiased - old_var_[i]), (own + (c_.element == Element::f64 ? 1e-12 : 3e-7)) * (1 + unbiased));
     if (c_.training) {
-      findings.near(name, "batch mean", centre_[c] + centre_[c_.shape.channels + c], batch_mean_[i], 1e-13);
-      findings.near(name, "m2", centre_[3 * c_.shape.channels + c], m2_[i], 1e-12 * (1 + m2_[i]));
+      // Sums of narrow elements are short ones in float: docs/decisions/0008-native-kernels.md.
+      const bool wide = c_.element == Element::f64;
+      const double of_mean = wide ? 1e-13 : 1e-7 * std::sqrt(m2_[i] / count_), of_m2 = wide ? 1e-12 : 3e-7;
+      findings.near(name, "batch mean", centre_[c] + centre_[c_.shape.channels + c], batch_mean_[i], of_mean + 1e-13);
+      findings.near(name, "m2", centre_[3 * c_.shape.channels + c], m2_[i], of_m2 * (1 + m2_[i]));
     }
   }
 
@@ -223,9 +226,10 @@ void drive_normalization(const Kernels& kernels, Findings& findings) {
 
 void drive_large_normalization(const Kernels& kernels, Findings& findings) {
   Random random;
-  // Enough for several threads and chunks: few channels and many, threads that share rows and that share columns.
-  const Shape large[] = {{40001, 2, 1}, {2051, 33, 1}, {1025, 64, 1}, {70, 1025, 1}, {67, 1537, 1}, {20, 2048, 1},
-                         {3, 2, 16385}, {1, 1, 65537}, {9, 16, 257},  {64, 20, 49}};
+  // Enough for several threads and chunks: few channels and many, threads that share rows and that share columns; and one
+  // chunk that one thread has alone.
+  const Shape large[] = {{2051, 33, 1}, {4096, 64, 1}, {7001, 33, 1}, {80001, 2, 1}, {70, 1025, 1}, {20, 2048, 1},
+                         {515, 770, 1}, {3, 2, 16385}, {1, 1, 65537}, {9, 16, 257},  {64, 20, 49}};
   for (const Shape& shape : large) {
     for (const Element element : kElements) {
       Trial({shape, element}, random).run(kernels, findings);

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -22,7 +21,7 @@ namespace {
 // Smaller ones the heap answers without the system, and with memory that a neighbour has just used.
 constexpr std::size_t kLeast = std::size_t{1} << 23, kLeastOfBrief = std::size_t{1} << 24;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
-constexpr std::size_t kPage = 4096, kLine = 64;
+constexpr std::size_t kPage = std::size_t{1} << 16, kLine = 64;  // no system has larger pages
 constexpr std::ptrdiff_t kMostBlocks = 1024;  // looked through one by one
 
 // Written into the line before the first value, so that an address is all that its owner needs to know.
@@ -38,9 +37,16 @@ std::size_t rounded(std::size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Straight from the system, so that nothing of the heap's is marked for huge pages. bytes: a multiple of kPage.
 void* taken_from_system(std::size_t bytes) {
-  void* start = nullptr;
-  if (posix_memalign(&start, kHugePage, bytes) != 0) return nullptr;
+  void* const mapped =
+      mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* const from = static_cast<char*>(mapped);
+  const std::size_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(from) % kHugePage) % kHugePage;
+  char* const start = from + before;
+  if (before > 0) munmap(from, before);
+  munmap(start + bytes, kHugePage - before);
 #ifdef MADV_HUGEPAGE
   madvise(start, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
@@ -124,7 +130,7 @@ class Keeper final : public c10::Allocator {
   void free_above(std::size_t limit) {
     auto first = kept_.begin();
     for (; held_ > limit || kept_.end() - first > kMostBlocks; ++first) {
-      std::free(first->start);
+      munmap(first->start, first->bytes);
       held_ -= first->bytes;
     }
     kept_.erase(kept_.begin(), first);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import batchnorm
 from batchnorm.errors import SettingsError
-from batchnorm.kernels import choice, keep_memory, kept_memory, using
+from batchnorm.kernels import choice, keep_memory, kept_memory, memory, using
 
 MIB = 1 << 20
 SHAPE = (16, 64, 32, 72)  # 9 MiB of float32
@@ -174,7 +175,8 @@ def test_nothing_is_kept_when_switched_off(layer: batchnorm.BatchNorm2d) -> None
     asked = keep_memory(0).asked
     del y
     step(layer, torch.randn(SHAPE))
-    assert kept_memory() == (kept_memory().__class__)(0, 0, asked, kept_memory().again)
+    assert kept_memory().held == kept_memory().limit == 0
+    assert kept_memory().asked == asked
 
 
 @needs_call
@@ -198,9 +200,14 @@ def test_result_may_grow_shrink_and_be_shared(layer: batchnorm.BatchNorm2d) -> N
     expected = y.clone()
     y.resize_(2 * SHAPE[0], *SHAPE[1:])
     assert torch.equal(y[: SHAPE[0]], expected)
-    y = layer(torch.randn(SHAPE)).detach().share_memory_()
-    lazily = torch._lazy_clone(layer(torch.randn(SHAPE)).detach())
+    y = layer(torch.randn(SHAPE)).detach()
+    expected = y.clone()
+    lazily = torch._lazy_clone(y)
     lazily.add_(1)
+    assert torch.equal(y, expected)
+    assert torch.equal(lazily, expected + 1)
+    y.share_memory_()
+    assert torch.equal(y, expected)
     assert y.is_shared()
 
 
@@ -240,16 +247,32 @@ def test_child_process_takes_and_gives_back() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("text", ["-1", "512M", "1.5", "9" * 30])
-def test_variable_that_is_no_number_of_bytes_is_refused(text: str) -> None:
-    code = "import batchnorm.kernels as k; print(k.kept_memory().limit)"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "BATCHNORM_KEEP_BYTES": text}, capture_output=True, text=True
+@needs_call
+@pytest.mark.parametrize("text", ["-1", "512M", "1.5", "9" * 5000])
+def test_variable_that_is_no_number_of_bytes_is_refused_every_time(text: str) -> None:
+    code = (
+        "import batchnorm.kernels as k\n"
+        "for ask in (k.current, k.kept_memory, k.current):\n"
+        "    try: print(ask())\n"
+        "    except Exception as error: print(type(error).__name__, str(error)[:60])\n"
     )
-    if choice.layer_call is None:
-        assert ran.returncode == 0
-    else:
-        assert "BATCHNORM_KEEP_BYTES expected a number of bytes" in ran.stderr
+    environment = {**os.environ, "BATCHNORM_KEEP_BYTES": text}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    said = "SettingsError BATCHNORM_KEEP_BYTES expected a number of bytes"
+    assert [line.startswith(said[:60]) for line in ran.stdout.splitlines()] == [True] * 3
+
+
+@needs_call
+def test_container_counts_as_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text(f"{160 * MIB}\n")
+    (tmp_path / "unlimited").write_text("max\n")
+    monkeypatch.setattr(memory, "_CONTAINER", [str(tmp_path / name) for name in ("memory.max", "unlimited", "none")])
+    monkeypatch.setattr(memory, "_begun", False)
+    monkeypatch.delenv(memory.VARIABLE, raising=False)
+    module = choice.layer_module()
+    assert module is not None
+    memory.begin(module)
+    assert kept_memory().limit == 10 * MIB
 
 
 @needs_call

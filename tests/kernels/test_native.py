@@ -275,3 +275,43 @@ def test_residual_on_another_device_is_an_error() -> None:
     x = torch.randn(4, 3)
     with pytest.raises(RuntimeError, match="device"):
         batch_norm(x, None, None, training=True, residual=torch.empty(4, 3, device="meta"))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F64], ids=dtype_name)
+@pytest.mark.parametrize("kernel", kernels()[1:])
+def test_a_value_that_is_the_mean_is_at_relus_corner(dtype: torch.dtype, kernel: str) -> None:
+    """Whole numbers whose mean is one of them: no rounding of 1 / n may move it to either side."""
+    for rows in (49, 98, 103, 257, 300):
+        x = torch.ones(rows, 1, dtype=dtype)
+        x[0], x[1] = 0, 2
+        parameters = torch.float64 if dtype == F64 else torch.float32
+        gamma, beta = torch.ones(1, dtype=parameters), torch.zeros(1, dtype=parameters, requires_grad=True)
+        with choice.using(kernel):
+            y = batch_norm(x, None, None, gamma, beta, training=True, activation="relu")
+            (gradient,) = torch.autograd.grad(y.sum(), beta)
+        assert float(gradient) == 1, rows
+
+
+@pytest.mark.parametrize("kernel", kernels()[1:])
+@pytest.mark.parametrize("rows", [64, 400])
+def test_gradients_may_be_written_over_those_that_came(rows: int, kernel: str) -> None:
+    """As the trainer has it: dx is dy's own memory, with one channel that float cannot hold."""
+    x = torch.randn(rows, 4) * torch.tensor([3e10, 1.0, 1.0, 1e-3])
+    dy, gamma, beta = torch.randn(rows, 4), torch.ones(4), torch.zeros(4)
+    answers = []
+    with choice.using(kernel):
+        module = choice.native()
+        assert module is not None
+        for over in (False, True):
+            block, y, given_dy = torch.empty(4, 4, dtype=F64), torch.empty_like(x), dy.clone()
+            dx = given_dy if over else torch.empty_like(x)
+            dgamma, dbeta = torch.empty(4), torch.empty(4)
+            shape, affine = (rows, 4, 1, 0, 1), (gamma.data_ptr(), beta.data_ptr(), 0)
+            places = (x.data_ptr(), y.data_ptr(), 0, 0)
+            module.forward(*shape, *places, *affine, 1e-5, block.data_ptr(), True, 0, 0, 0, 0.1, 0)
+            places = (x.data_ptr(), given_dy.data_ptr(), 0, 0)
+            results = (dx.data_ptr(), 0, dgamma.data_ptr(), dbeta.data_ptr())
+            module.backward(*shape, *places, *affine, block.data_ptr(), True, *results)
+            answers.append((dx, dgamma, dbeta))
+    for apart, over in zip(*answers, strict=True):
+        assert torch.equal(apart, over)

@@ -23,6 +23,8 @@ NATIVE = kernels()[1:]
 # Each is divided in another way: columns, chunks of rows, channels, chunks of few channels. Less wakes no thread.
 DIVIDED = [
     ((130, 2050), False),
+    ((520, 1030), False),
+    ((250, 1100), False),
     ((140_001, 2), False),
     ((8051, 33), False),
     ((3, 2, 45_000), False),

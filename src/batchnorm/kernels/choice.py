@@ -56,6 +56,7 @@ def use(name: str) -> Choice:
     """
     global _native, _choice, layer_call
     found, problem = _compiled()
+    call = None if found is None or name == "spec" else _layer_call()  # may refuse; what ran before goes on
     sets = [] if found is None else [_public(s) for s in found.instruction_sets()]
     if name == "spec":
         _native, _choice = None, Choice(name, "spec", None, "asked for")
@@ -74,7 +75,7 @@ def use(name: str) -> Choice:
             raise SettingsError(said, setting="kernel")
         why = "asked for" if name == wanted else "the best that this processor has"
         _native, _choice = found, Choice(name, "native", wanted, why)
-    layer_call = None if _native is None else _layer_call()
+    layer_call = call
     return _choice
 
 

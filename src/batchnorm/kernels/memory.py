@@ -3,14 +3,17 @@
 A layer's output and its input's gradient are new tensors at every call. Memory for large ones glibc gets from the
 system, zeroed and page by page, and gives back at once: over tensors of 50 MB that costs more than the layer. So
 where a layer's call is one step (`batchnorm env` says), blocks of 8 MiB and more that no tensor uses any longer
-wait for the next result of their size (at test time from 16 MiB on), up to a limit: 512 MiB, or a sixteenth of the
-machine's memory where that is less. `BATCHNORM_KEEP_BYTES` or `keep_memory` sets another; 0 keeps nothing.
+wait for the next result of their size (from 16 MiB on if nobody will differentiate them), up to a limit: 512 MiB,
+or a sixteenth of the machine's memory where that is less. `BATCHNORM_KEEP_BYTES` or `keep_memory` sets another; 0
+keeps nothing.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from batchnorm.errors import SettingsError, quoted
@@ -18,6 +21,7 @@ from batchnorm.kernels import choice
 
 VARIABLE = "BATCHNORM_KEEP_BYTES"
 USUAL_LIMIT = 512 << 20
+_CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class KeptMemory:
     Attributes:
         limit: bytes kept at most; 0 keeps nothing.
         held: bytes kept now, none of them in a tensor's use.
-        asked: how many results of 8 MiB and more asked for memory, in this process.
+        asked: how many results that are large enough asked for memory, in this process; none while the limit is 0.
         again: how many of them were given memory that was kept.
     """
 
@@ -38,7 +42,7 @@ class KeptMemory:
 
 
 def kept_memory() -> KeptMemory:
-    """What is kept now; nothing where a layer's call is not one step.
+    """What is kept now; nothing where this torch has no layer's call in one step.
 
     >>> kept_memory().held <= kept_memory().limit
     True
@@ -88,12 +92,23 @@ def begin(module: ModuleType) -> None:
 def _usual_limit() -> int:
     text = os.environ.get(VARIABLE, "")
     if text:
-        if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
             said = f"{VARIABLE} expected a number of bytes, such as 0 or 536870912; got {quoted(text)}"
             raise SettingsError(said, setting=VARIABLE)
         return int(text)
-    try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # no such question on this system
-        return USUAL_LIMIT
-    return min(USUAL_LIMIT, machine // 16)
+    return min([USUAL_LIMIT, *(size // 16 for size in _memory_there_is())])
+
+
+def _memory_there_is() -> list[int]:
+    """Bytes that the machine has and that its container allows, as far as the system says."""
+    found = []
+    with suppress(AttributeError, OSError, ValueError):  # no such question on this system
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _CONTAINER:
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # else "max"
+            found.append(int(text))
+    return [size for size in found if size > 0]

@@ -23,7 +23,7 @@ _RUNNING = {torch.float32: 0, torch.float64: 3}
 ACTIVATION_NUMBERS = {None: 0, "relu": 1, "leaky_relu": 2, "sigmoid": 3, "tanh": 4, "silu": 5, "gelu": 6}
 ACTIVATIONS_BY_NUMBER = {number: name for name, number in ACTIVATION_NUMBERS.items()}
 _PLAIN = (Tensor, Parameter)
-_WORTH_THREADS = 1 << 15  # values from which the kernels may wake threads: csrc/parallel.hpp
+_WORTH_THREADS = 1 << 18  # values from which the kernels may wake threads: csrc/parallel.hpp
 _is_copy_on_write = torch._C._is_cow_tensor  # type: ignore[attr-defined]
 
 
