@@ -185,6 +185,8 @@ def check(case: Case, theirs: nn.Module, ours: nn.Module) -> None:
     x, dy = case.tensor(), case.tensor()
     wide, own = x.double().clone().requires_grad_(), x.clone().requires_grad_()
     exact = type(theirs)(case.shape[1], dtype=torch.float64)
+    # A value at ReLU's corner takes its whole gradient to whichever side it rounds: of fifty million one may well.
+    dy = torch.where(exact(wide).abs() < 1e-6, 0, dy)
     answers = []
     for layer, values in ((exact, wide), (ours, own)):
         y = layer(values)
