@@ -46,6 +46,7 @@ struct Fast {
   using Sums = ShortSums;      // where `settled` says that they do
   using SureSums = WideSums;
   static constexpr int kLanes = kFloats;
+  static constexpr std::int64_t kWork = 1;  // a value's, in float32 values' time
   static constexpr int kSamples = 8;    // that a first guess at the mean is made from, for short sums
   static constexpr int kConstants = 5;  // per channel: hi, scale, start, and what rounding took from scale and start
 
@@ -123,6 +124,7 @@ struct Exact {
   using Sums = KeepingSums;
   using SureSums = KeepingSums;
   static constexpr int kLanes = kDoubles;
+  static constexpr std::int64_t kWork = 8;
   static constexpr int kSamples = 1;
   static constexpr int kConstants = 5;
 

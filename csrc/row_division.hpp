@@ -69,8 +69,8 @@ inline constexpr std::int64_t kLine = 64;  // columns that threads share begin a
 struct Division {
   int threads;
   bool by_columns;
-  Division(const Rows& rows, std::int64_t values)
-      : threads(threads_for(values)),
+  Division(const Rows& rows, std::int64_t work)
+      : threads(threads_for(work)),
         by_columns(threads == 1 || (rows.fold == 1 && rows.channels >= 256 * threads && rows.chunks < 2 * threads)) {
     if (!by_columns && (threads_at_hand() > 0 || rows.chunks == 1)) {  // helpers do not meet; a chunk is not divided
       by_columns = true;

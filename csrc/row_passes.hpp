@@ -110,7 +110,7 @@ template <class M, class T, Act A, bool kExtras>
 std::int64_t train_rows(const Forward& f) {
   const std::int64_t channels = f.shape.channels;
   const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
-  const Division division(rows, rows.rows * channels);
+  const Division division(rows, rows.rows * channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, true);
   const T* x = static_cast<const T*>(f.x);
   const Count<typename M::Real> count = count_of<M>(f.shape, f.weights);
@@ -152,7 +152,7 @@ std::int64_t train_rows(const Forward& f) {
 template <class M, class T, Act A, bool kExtras>
 void evaluate_rows(const Forward& f) {
   const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
-  const Division division(rows, rows.rows * rows.channels);
+  const Division division(rows, rows.rows * rows.channels * M::kWork);
   const RowArrays<M> arrays(rows, 0, true);
   auto* constants = arrays.template constants<M>();
   const Count<typename M::Real> one(1);
@@ -178,7 +178,7 @@ template <class M, class T, Act A, bool kExtras>
 void backward_rows(const Backward& b) {
   const std::int64_t channels = b.shape.channels;
   const Rows rows(b.shape, M::kLanes, b.weights == nullptr);
-  const Division division(rows, rows.rows * channels);
+  const Division division(rows, rows.rows * channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const RowSteps<M, T, A, kExtras> steps{rows, b.weights};
   const RowSteps<M, T, Act::any, true> surely{rows, b.weights};
@@ -246,7 +246,7 @@ void backward_rows(const Backward& b) {
 template <class M, class T>
 void statistics_rows(const Statistics& s) {
   const Rows rows(s.shape, M::kLanes, true);
-  const Division division(rows, rows.rows * rows.channels);
+  const Division division(rows, rows.rows * rows.channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const T* x = static_cast<const T*>(s.x);
   Settled settled(rows.channels);

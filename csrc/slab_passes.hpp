@@ -13,8 +13,8 @@ namespace batchnorm::BATCHNORM_VARIANT {
 struct SlabDivision {
   int threads;
   bool by_channels;
-  explicit SlabDivision(const Shape& s)
-      : threads(threads_for(s.rows * s.channels * s.positions)), by_channels(threads == 1 || s.channels >= 4 * threads) {}
+  SlabDivision(const Shape& s, std::int64_t work_of_one)
+      : threads(threads_for(s.rows * s.channels * s.positions * work_of_one)), by_channels(threads == 1 || s.channels >= 4 * threads) {}
 };
 
 template <class M, class T, Act A, bool kExtras>
@@ -30,7 +30,7 @@ std::int64_t train_slabs(const Forward& f) {
   const Count<Real> count = count_of<M>(f.shape, f.weights);
   const bool moves = f.running_mean.data != nullptr && count.values >= 2;
   const bool in_short = f.weights == nullptr && worth_short_sums(slabs.values());
-  const SlabDivision division(f.shape);
+  const SlabDivision division(f.shape, M::kWork);
   std::atomic<std::int64_t> refused{0};
 
   const auto first_look = [&](std::int64_t c, std::int64_t k, double anchor) {
@@ -141,7 +141,7 @@ void evaluate_slabs(const Forward& f) {
       x += run, ++slab, position = 0;
     }
   };
-  spread(threads_for(values), [&](int thread, int all) {
+  spread(threads_for(values * M::kWork), [&](int thread, int all) {
     const Range own = share(values, thread, all, 64);
     past ? write(std::true_type{}, own) : write(std::false_type{}, own);
     finish_stores();
@@ -161,7 +161,7 @@ void backward_slabs(const Backward& b) {
   const bool sums_asked = b.training || b.dgamma.data != nullptr || b.dbeta.data != nullptr;
   const bool values_asked = b.dx != nullptr || b.dresidual != nullptr;
   const bool in_short = worth_short_sums(slabs.values());
-  const SlabDivision division(b.shape);
+  const SlabDivision division(b.shape, M::kWork);
 
   const auto known = [&](std::int64_t c) { return known_constants<M>(b, c); };
   const auto covered = [&](std::int64_t c, const Constants<Real>& k) {
