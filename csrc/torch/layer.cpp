@@ -314,6 +314,12 @@ PyObject* choose(PyObject*, PyObject* name) {
   return PyBool_FromLong(batchnorm::choose(text));
 }
 
+PyObject* result_like(PyObject*, PyObject* like) {
+  HANDLE_TH_ERRORS
+  return THPVariable_Wrap(batchnorm::result_like(THPVariable_Unpack(like)));
+  END_HANDLE_TH_ERRORS
+}
+
 PyObject* keep_memory(PyObject*, PyObject* limit) {
   const std::size_t bytes = PyLong_AsSize_t(limit);
   if (PyErr_Occurred()) return nullptr;
@@ -337,6 +343,7 @@ PyObject* set_unusual_backward(PyObject*, PyObject* function) {
 PyMethodDef methods[] = {
     {"batch_norm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&batch_norm)), METH_FASTCALL, nullptr},
     {"choose", &choose, METH_O, "Use the kernels of this instruction set; False where there is none of that name."},
+    {"result_like", &result_like, METH_O, "An empty tensor like a plain one on the CPU, in memory that is kept."},
     {"keep_memory", &keep_memory, METH_O, "Keep at most so many bytes of results' memory for results to come."},
     {"kept_memory", &kept_memory, METH_NOARGS, "(limit, bytes held, times asked, times kept memory answered)."},
     {"set_unusual_backward", &set_unusual_backward, METH_O, "The function that unusual gradients are handed to."},

@@ -298,3 +298,15 @@ def test_limit_survives_a_change_of_kernels() -> None:
     with using("spec"):
         assert kept_memory().limit == 5 * MIB
     assert kept_memory().limit == 5 * MIB
+
+
+@needs_call
+def test_results_of_masked_and_of_compiled_layers_are_kept_too() -> None:
+    x = torch.randn(SHAPE, requires_grad=True)
+    layer = batchnorm.BatchNorm2d(SHAPE[1])
+    before = kept_memory().asked
+    batchnorm.batch_norm(x, None, None, training=True, mask=torch.ones(SHAPE[0], 1, *SHAPE[2:], dtype=torch.bool))
+    assert kept_memory().asked > before
+    before = kept_memory().asked
+    torch.compile(layer, backend="aot_eager")(x).sum().backward()
+    assert kept_memory().asked > before

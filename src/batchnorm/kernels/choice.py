@@ -38,6 +38,7 @@ class Choice:
 _native: ModuleType | None = None  # the compiled module, while it is what runs
 # A layer's whole call against torch's C++ autograd, while the compiled kernels run and it was built for this torch.
 layer_call: Callable[..., Any] | None = None
+result_like: Callable[[Any], Any] | None = None  # an empty tensor in memory that is kept, where there is such memory
 _choice: Choice | None = None  # None until a kernel is first needed: importing reads no environment
 
 
@@ -54,9 +55,11 @@ def use(name: str) -> Choice:
     ...     choice.kernel
     'spec'
     """
-    global _native, _choice, layer_call
+    global _native, _choice, layer_call, result_like
     found, problem = _compiled()
-    call = None if found is None or name == "spec" else _layer_call()  # may refuse; what ran before goes on
+    call, like = (
+        (None, None) if found is None or name == "spec" else _layer_call()
+    )  # may refuse; what ran before goes on
     sets = [] if found is None else [_public(s) for s in found.instruction_sets()]
     if name == "spec":
         _native, _choice = None, Choice(name, "spec", None, "asked for")
@@ -75,7 +78,7 @@ def use(name: str) -> Choice:
             raise SettingsError(said, setting="kernel")
         why = "asked for" if name == wanted else "the best that this processor has"
         _native, _choice = found, Choice(name, "native", wanted, why)
-    layer_call = call
+    layer_call, result_like = call, like
     return _choice
 
 
@@ -138,14 +141,13 @@ def layer_module() -> ModuleType | None:
     return module if module.built_for == torch.__version__.split("+")[0] else None
 
 
-def _layer_call() -> Callable[..., Any] | None:
+def _layer_call() -> tuple[Callable[..., Any] | None, Callable[[Any], Any] | None]:
     module = layer_module()
     if module is None:
-        return None
+        return None, None
     from batchnorm.kernels.autograd import unusual_backward
     from batchnorm.kernels.memory import begin
 
     begin(module)
     module.set_unusual_backward(unusual_backward)
-    call: Callable[..., Any] = module.batch_norm
-    return call
+    return module.batch_norm, module.result_like

@@ -91,7 +91,7 @@ def forward(
     """
     module = module_for(x)
     x = laid_out(x)
-    y, block = torch.empty_like(x), torch.empty((4, x.shape[1]), dtype=torch.float64)
+    y, block = _result_like(x), torch.empty((4, x.shape[1]), dtype=torch.float64)
     gamma, beta = _packed(affine.weight), _packed(affine.bias)
     residual, weights = None if affine.residual is None else _like(affine.residual, x), _packed(weights)
     rows, channels, positions = _shape(x)
@@ -153,14 +153,14 @@ def backward(
     dy = _like(dy, x)
     gamma, beta, weights = _packed(affine.weight), _packed(affine.bias), _packed(weights)
     needs_x, needs_weight, needs_bias, needs_residual = needs
-    dx = torch.empty_like(x) if needs_x else None
+    dx = _result_like(x) if needs_x else None
     dgamma = torch.empty_like(gamma) if needs_weight and gamma is not None else None
     dbeta = torch.empty_like(beta) if needs_bias and beta is not None else None
     dresidual = None
     if needs_residual and affine.activation is None and weights is None:
         dresidual = dy
     elif needs_residual:
-        dresidual = torch.empty_like(x)
+        dresidual = _result_like(x)
     rows, channels, positions = _shape(x)
     module.backward(
         rows,
@@ -192,6 +192,13 @@ def module_for(x: Tensor) -> ModuleType:
     if x.numel() >= _WORTH_THREADS:
         torch.get_num_threads()  # asking is what makes torch's number known to a thread that torch has not seen before
     return module
+
+
+def _result_like(x: Tensor) -> Tensor:
+    """An empty tensor for a result, large ones in memory that is kept: kernels/memory.py."""
+    make = choice.result_like
+    result: Tensor = torch.empty_like(x) if make is None else make(x)
+    return result
 
 
 def _is_plain(t: Tensor) -> bool:
