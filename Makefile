@@ -42,6 +42,7 @@ bench-all: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.conversions
 	$(BIN)/python -m benchmarks.foldings
+	$(BIN)/python -m benchmarks.tools
 	$(BIN)/python -m benchmarks.recalibrate
 	$(BIN)/python -m benchmarks.render
 

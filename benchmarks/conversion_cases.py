@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -169,6 +170,22 @@ def _transformers() -> list[Case]:
 
 def _pixels(size: int) -> Inputs:
     return {"pixel_values": images(size)}
+
+
+def smallest_example(model: nn.Module, case: Case) -> Inputs:
+    """The smallest input that the model takes at test time."""
+    assert case.inputs is not None
+    problem: Exception | None = None
+    for size in SIZES:
+        example = case.inputs(size)
+        try:
+            other = copy.deepcopy(model).eval()
+            with torch.no_grad():
+                other(**example) if isinstance(example, dict) else other(example)
+            return example
+        except Exception as error:  # another size, then
+            problem = error
+    raise RuntimeError(f"runs on no image size: {problem}")
 
 
 def reasons(entries: Iterable[Entry]) -> str:

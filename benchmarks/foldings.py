@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.conversion_cases import SIZES, Case, Inputs, cases, reasons
+from benchmarks.conversion_cases import Case, Inputs, cases, reasons, smallest_example
 from benchmarks.machine import append_row, line, machine
 from torch import nn
 
@@ -89,7 +89,7 @@ def measure(case: Case) -> Row:
     try:
         torch.manual_seed(0)
         model = case.build().eval()
-        example = _example(model, case)
+        example = smallest_example(model, case)
         began = time.perf_counter()
         report = _report(model, example)
         if isinstance(report, Folding):
@@ -139,22 +139,6 @@ def _time_all() -> None:
             layers = [part for _ in range(6) for part in (nn.Linear(64, 64, bias=False), norm(64), nn.ReLU())]
             name = f"6 x 64 ReLU, {norm.__module__.split('.')[0]}, {rows} rows"
             timed(name, nn.Sequential(*layers, nn.Linear(64, 10)), torch.randn(rows, 64), 50)
-
-
-def _example(model: nn.Module, case: Case) -> Inputs:
-    """The smallest input that the model takes at test time."""
-    assert case.inputs is not None
-    problem: Exception | None = None
-    for size in SIZES:
-        example = case.inputs(size)
-        try:
-            other = copy.deepcopy(model).eval()
-            with torch.no_grad():
-                other(**example) if isinstance(example, dict) else other(example)
-            return example
-        except Exception as error:  # another size, then
-            problem = error
-    raise RuntimeError(f"runs on no image size: {problem}")
 
 
 def _report(model: nn.Module, example: Inputs) -> Folding | Plan:

@@ -20,6 +20,7 @@ TITLES = {
     "input_norm": "InputNorm.fit (`python -m benchmarks.input_norm`)",
     "conversions": "convert(model) on real architectures (`python -m benchmarks.conversions`)",
     "recalibrate": "recalibrate beside torch's update_bn (`python -m benchmarks.recalibrate`)",
+    "tools": "Statistics and surgery on real architectures, layers done / refused (`python -m benchmarks.tools`)",
     "foldings": "fold(model, example) on real architectures (`python -m benchmarks.foldings`)",
     "folded_inference": "Inference, folded and not (`python -m benchmarks.foldings`)",
     "lab_mnist": "The laboratory on MNIST, the paper's network (`python -m benchmarks.lab_mnist`)",
