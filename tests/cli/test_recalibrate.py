@@ -45,7 +45,7 @@ def test_a_person_recalibrates_and_predicts(house_model: Path, houses: Path, tmp
     before = house_model.read_bytes()
     answer = batchnorm("recalibrate", house_model, houses, "--out", out)
     assert answer.code == 0
-    assert answer.out.startswith("recalibrated 1 layer on 1 batches (population); old to new, in standard errors:")
+    assert answer.out.startswith("recalibrated 1 layer on 1 batch (population); old to new, in standard errors:")
     assert f"model   {out}" in answer.out
     assert house_model.read_bytes() == before
     assert batchnorm("predict", out, houses).code == 0
