@@ -16,6 +16,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -105,7 +106,8 @@ def _freeze(model: nn.Module, example: Inputs) -> Count:
     record = freeze(model) if _norms(model) else None
     if record is None:
         return 0, 0, ""
-    _call(model.train(), example)
+    with suppress(RuntimeError, ValueError):  # heads that a model has in training alone may want a larger image
+        _call(model.train(), example)
     _as_before(model.eval(), before | {k: t for k, t in model.state_dict().items() if k not in _names(model)})
     thaw(model)
     return len(record.changed), len(record.left_alone), reasons(record.left_alone)
