@@ -172,16 +172,17 @@ def _pixels(size: int) -> Inputs:
     return {"pixel_values": images(size)}
 
 
-def smallest_example(model: nn.Module, case: Case) -> Inputs:
-    """The smallest input that the model takes at test time."""
+def smallest_example(model: nn.Module, case: Case, *, modes: tuple[bool, ...] = (False,)) -> Inputs:
+    """The smallest input that the model takes at test time, or in each of these modes of training."""
     assert case.inputs is not None
     problem: Exception | None = None
     for size in SIZES:
         example = case.inputs(size)
         try:
-            other = copy.deepcopy(model).eval()
-            with torch.no_grad():
-                other(**example) if isinstance(example, dict) else other(example)
+            for training in modes:
+                other = copy.deepcopy(model).train(training)
+                with torch.no_grad():
+                    other(**example) if isinstance(example, dict) else other(example)
             return example
         except Exception as error:  # another size, then
             problem = error

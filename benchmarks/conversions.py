@@ -12,7 +12,6 @@ taken back.
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import time
 import traceback
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.conversion_cases import SIZES, Case, Inputs, cases, reasons
+from benchmarks.conversion_cases import Case, Inputs, cases, reasons, smallest_example
 from benchmarks.machine import line, machine
 from torch import nn
 
@@ -66,7 +65,7 @@ def measure(case: Case) -> Row:
         with torch.device("cpu" if case.inputs else "meta"):
             torch.manual_seed(0)
             model = case.build()
-        example = _example(model, case)
+        example = smallest_example(model, case, modes=(False, True)) if case.inputs else None
         _convert(model, None, row, "", trace=False)
         _convert(model, example, row, "_traced", trace=True)
     except Exception as error:  # whatever a library raises: the row says so, and the others go on
@@ -74,24 +73,6 @@ def measure(case: Case) -> Row:
         row["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
     row["seconds"] = round(time.perf_counter() - began, 1)
     return row | {"version": metadata.version(case.library)} | machine()
-
-
-def _example(model: nn.Module, case: Case) -> Inputs | None:
-    """The smallest input that the model takes, with two rows or more."""
-    if case.inputs is None:
-        return None
-    problem: Exception | None = None
-    for size in SIZES:
-        example = case.inputs(size)
-        try:
-            for training in (False, True):
-                other = copy.deepcopy(model).train(training)
-                with torch.no_grad():
-                    other(**example) if isinstance(example, dict) else other(example)
-            return example
-        except Exception as error:  # another size, then
-            problem = error
-    raise RuntimeError(f"runs on no image size: {problem}")
 
 
 def _convert(model: nn.Module, example: Inputs | None, row: Row, way: str, *, trace: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.surgery.test_fold import lived_in, report
-from torch import Tensor, nn
+from torch import Tensor, arange, nn
 
 import batchnorm
 from batchnorm.surgery import drop_redundant_bias, fold, fold_check, insert
@@ -382,3 +382,31 @@ def test_what_is_no_model_or_does_not_run_is_refused() -> None:
         fold(nn.Linear(3, 3), torch.randn(5, 3))
     with pytest.raises(ValueError, match=r"^fold expected an example that the model itself runs on, got: .*shapes"):
         fold(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), torch.randn(5, 4))
+
+
+class Places(nn.Module):
+    """Hands torch's functions in C a number that is a stand-in in a trace, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        places = torch.arange(1, width + 1, dtype=torch.float32) + arange(width)
+        return self.norm(self.linear(x + places))  # type: ignore[no-any-return]
+
+
+class OfPlaces(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.linear = Places(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(self.places(x, x.shape[1])))
+
+
+def test_number_in_a_function_of_torchs_in_c_does_not_end_the_interpreter() -> None:
+    """It reads the memory of whatever says that it is a tensor."""
+    model, x = lived_in(OfPlaces()), torch.randn(5, 3)
+    assert [entry.name for entry in report(fold(model, x)).folded] == ["places.norm"]
+    assert [entry.name for entry in insert(model, x).inserted] == ["linear"]

@@ -13,6 +13,7 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -221,11 +222,45 @@ class _StandIn(fx.Proxy):
         asker = sys._getframe(1)
         if asker.f_globals.get("__name__", "").split(".")[0] == "torch" and asker.f_code.co_name != "is_tensor":
             return _StandIn
+        doing = _in_progress(asker)
+        if _is_torchs(doing):
+            return _StandIn
         tracer: Any = self.tracer
         answers: _Answers | None = tracer.answers
-        if answers is None:
+        if answers is None or doing not in ("__class__", isinstance):
             raise UnprovenError("it asks for the type of a value")
         return answers.kind(self.node)
+
+
+def _in_progress(frame: FrameType) -> Any:
+    """What a frame is doing: "__class__" where it looks at a type itself, or what the call in progress begins with.
+
+    That is isinstance for isinstance(x, T), the module torch for torch.arange(x); None where it is not to be seen.
+    Functions in C ask, too, and torch's read the memory of whatever says that it is a tensor.
+    """
+    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}
+    now = instructions[frame.f_lasti]
+    if now.argval == "__class__" or now.opname == "MATCH_CLASS" or frame.f_code.co_name == "__instancecheck__":
+        return "__class__"
+    for instruction in instructions.values():
+        if instruction.opname.startswith("LOAD_") and _start(instruction) == _start(now) != (None, None):
+            known = (frame.f_locals, frame.f_globals, frame.f_builtins)
+            return next((names[instruction.argval] for names in known if instruction.argval in names), None)
+    return None
+
+
+def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
+    """Line and column where an instruction's source begins; None without them (python -X no_debug_ranges)."""
+    where = instruction.positions
+    return (None, None) if where is None else (where.lineno, where.col_offset)
+
+
+def _is_torchs(called: Any) -> bool:
+    """Whether this is a module of torch's or a function of its in C."""
+    kind = type(called)  # a stand-in answers to nothing else
+    if kind not in (ModuleType, BuiltinFunctionType):
+        return False
+    return str(called.__name__ if kind is ModuleType else called.__module__).split(".")[0] == "torch"
 
 
 def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[_StandIn, Any], fx.Proxy]:
