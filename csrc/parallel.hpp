@@ -29,9 +29,9 @@ inline Range share(std::int64_t items, int thread, int threads, std::int64_t gra
   return {at(thread), at(thread + 1)};
 }
 
-// How many threads are worth waking for the work of `values` float32 values. OpenMP's sleep where nobody called them for a while, and one that
-// has to be woken comes fifty to a hundred microseconds late, with everybody waiting for it at the end: as long as one
-// thread takes for a quarter of a million values. Helpers are not waited for.
+// How many threads are worth waking for the work of `values` float32 values. OpenMP's sleep where nobody called them for
+// a while, and one that has to be woken comes fifty to a hundred microseconds late, with everybody waiting for it at the
+// end: as long as one thread takes for a quarter of a million values. Helpers are not waited for.
 inline int threads_for(std::int64_t values) {
   constexpr std::int64_t kWorthAThread = 16384;
   [[maybe_unused]] constexpr std::int64_t kWorthWaking = 1 << 18;

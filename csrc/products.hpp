@@ -46,15 +46,25 @@ BATCHNORM_INLINE V interleaved(V a, V b, std::index_sequence<I...>) {
   return __builtin_shufflevector(a, b, (static_cast<int>(I) / 2 + kHalf * lanes / 2 + (I % 2 ? lanes : 0))...);
 }
 
-// lanes rows of `stride` become lanes columns: log2(lanes) times, the first half is interleaved with the second.
-template <class T>
-BATCHNORM_INLINE void transpose_square(const T* from, std::int64_t stride, T* to, std::int64_t to_stride) {
+// lanes rows of `stride` become lanes columns: log2(lanes) times, the first half is interleaved with the second. Where
+// only `rows` of them or `columns` are there, zeros stand for the other rows, and so many columns are written.
+template <bool kWhole, class T>
+BATCHNORM_INLINE void transpose_square(const T* from, std::int64_t stride, int rows, int columns, T* to,
+                                       std::int64_t to_stride) {
   using V = typename LanesOf<T>::V;
   constexpr int lanes = LanesOf<T>::kLanes;
   using Lanes = std::make_index_sequence<lanes>;
   V now[lanes], next[lanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) now[i] = unaligned<V>(from + i * stride);
+  for (int i = 0; i < lanes; ++i) {
+    if constexpr (kWhole) {
+      now[i] = unaligned<V>(from + i * stride);
+    } else {
+      const T* row = from + (i < rows ? i : 0) * stride;
+      const V values = columns == lanes ? unaligned<V>(row) : load_part(row, columns, V{});
+      now[i] = i < rows ? values : V{};
+    }
+  }
 #pragma GCC unroll 4
   for (int done = 1; done < lanes; done *= 2) {
 #pragma GCC unroll 8
@@ -66,7 +76,9 @@ BATCHNORM_INLINE void transpose_square(const T* from, std::int64_t stride, T* to
     for (int i = 0; i < lanes; ++i) now[i] = next[i];
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) store(to + i * to_stride, now[i]);
+  for (int i = 0; i < lanes; ++i) {
+    if (kWhole || i < columns) store(to + i * to_stride, now[i]);
+  }
 }
 
 template <class T>
@@ -82,14 +94,16 @@ void fill_panel(const Matrix<T>& right, Range depth, std::int64_t column, std::i
     return;
   }
   for (std::int64_t j = 0; j < width; j += lanes) {
-    std::int64_t k = 0;
-    if (j + lanes <= columns) {
-      for (; k + lanes <= rows; k += lanes) {
-        transpose_square(from + j * right.column + k, right.column, panel + k * width + j, width);
+    const int wide = static_cast<int>(std::min<std::int64_t>(lanes, columns - j));
+    for (std::int64_t k = 0; k < rows; k += lanes) {
+      const int deep = static_cast<int>(std::min<std::int64_t>(lanes, rows - k));
+      const T* square = from + j * right.column + k;
+      T* to = panel + k * width + j;
+      if (wide == lanes && deep == lanes) {
+        transpose_square<true>(square, right.column, lanes, lanes, to, width);
+      } else {
+        transpose_square<false>(square, right.column, wide, deep, to, width);
       }
-    }
-    for (; k < rows; ++k) {
-      for (std::int64_t i = j; i < j + lanes; ++i) panel[k * width + i] = i < columns ? from[i * right.column + k] : T{};
     }
   }
 }
@@ -171,11 +185,14 @@ void multiply_panel(const Matrix<T>& left, Range rows, Range depth, const T* pan
   }
 }
 
-// Into how many ranges the rows are cut, so that every thread has something to do and none much more than another.
+// Into how many ranges the rows are cut: every range fills the panel anew, so there are more than threads need only where
+// a range is long; then none has much more to do than another, and a thread that is kept off holds up little.
 inline std::int64_t row_parts(std::int64_t rows, std::int64_t panels, std::int64_t work, int threads) {
   if (threads == 1) return 1;
+  constexpr std::int64_t kLongRange = 64, kShortestRange = 4 * kBlockRows;
+  const std::int64_t least = (threads + panels - 1) / panels;
   const std::int64_t wanted = std::max((2 * threads + panels - 1) / panels, work / panels / kLargePart);
-  return std::max<std::int64_t>(1, std::min(wanted, rows / (4 * kBlockRows)));
+  return std::max<std::int64_t>(1, std::min(std::max(least, std::min(wanted, rows / kLongRange)), rows / kShortestRange));
 }
 
 // out: (rows, columns) side by side; bias: (columns,) or null.

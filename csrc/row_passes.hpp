@@ -109,7 +109,7 @@ void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& 
 template <class M, class T, Act A, bool kExtras>
 std::int64_t train_rows(const Forward& f) {
   const std::int64_t channels = f.shape.channels;
-  const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
+  const Rows rows(f.shape, M::kLanes, f.weights == nullptr, kMasksParts<typename M::V, T>);
   const Division division(rows, rows.rows * channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, true);
   const T* x = static_cast<const T*>(f.x);
@@ -151,7 +151,7 @@ std::int64_t train_rows(const Forward& f) {
 
 template <class M, class T, Act A, bool kExtras>
 void evaluate_rows(const Forward& f) {
-  const Rows rows(f.shape, M::kLanes, f.weights == nullptr);
+  const Rows rows(f.shape, M::kLanes, f.weights == nullptr, kMasksParts<typename M::V, T>);
   const Division division(rows, rows.rows * rows.channels * M::kWork);
   const RowArrays<M> arrays(rows, 0, true);
   auto* constants = arrays.template constants<M>();
@@ -177,7 +177,7 @@ void evaluate_rows(const Forward& f) {
 template <class M, class T, Act A, bool kExtras>
 void backward_rows(const Backward& b) {
   const std::int64_t channels = b.shape.channels;
-  const Rows rows(b.shape, M::kLanes, b.weights == nullptr);
+  const Rows rows(b.shape, M::kLanes, b.weights == nullptr, kMasksParts<typename M::V, T>);
   const Division division(rows, rows.rows * channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const RowSteps<M, T, A, kExtras> steps{rows, b.weights};
@@ -245,7 +245,7 @@ void backward_rows(const Backward& b) {
 // Per-channel Moments of a matrix.
 template <class M, class T>
 void statistics_rows(const Statistics& s) {
-  const Rows rows(s.shape, M::kLanes, true);
+  const Rows rows(s.shape, M::kLanes, true, kMasksParts<typename M::V, T>);
   const Division division(rows, rows.rows * rows.channels * M::kWork);
   const RowArrays<M> arrays(rows, division.by_columns ? 1 : rows.chunks, false);
   const T* x = static_cast<const T*>(s.x);

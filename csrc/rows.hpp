@@ -29,9 +29,14 @@ struct Rows {
   std::int64_t rows_a_chunk, chunks;
   bool far;                          // no near cache holds the batch
 
-  Rows(const Shape& s, int lanes, bool may_fold) : rows(s.rows), channels(s.channels) {
+  // parts_are_cheap: whether a vector of which a row fills a part takes no longer than a whole one.
+  Rows(const Shape& s, int lanes, bool may_fold, bool parts_are_cheap) : rows(s.rows), channels(s.channels) {
     const std::int64_t whole = lanes / std::gcd<std::int64_t>(lanes, channels);
-    if (may_fold && channels < 512 && whole * channels <= 2048 && rows >= 4 * whole) fold = whole;
+    // Folded, each channel has `whole` sums to add up and as many copies of its constants; not folded, each row has idle
+    // lanes. Measured: it is worth it from a dozen idle lanes on for each copy.
+    const std::int64_t idle = (channels + lanes - 1) / lanes * lanes - channels;
+    const bool is_worth_it = !parts_are_cheap || (rows * idle >= 12 * whole * channels && 10 * idle >= channels);
+    if (may_fold && channels < 512 && whole * channels <= 2048 && rows >= 4 * whole && is_worth_it) fold = whole;
     while (may_fold && fold > 0 && columns_at(2 * fold) <= 64 && rows >= 8 * fold) fold *= 2;
     columns = fold * channels;
     folded = rows / fold;

@@ -203,28 +203,71 @@ BATCHNORM_INLINE void finish_stores() {
 #endif
 }
 
+// Part of a vector at once, lane i where bit i of `lanes` is set, for whom the instruction set has it.
+void load_masked();
+void store_masked();
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+BATCHNORM_INLINE VF load_masked(const float* p, unsigned lanes, VF rest) {
+  return _mm512_mask_loadu_ps(rest, static_cast<__mmask16>(lanes), p);
+}
+BATCHNORM_INLINE VF load_masked(const bf16* p, unsigned lanes, VF rest) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(lanes), p);
+  const VF values = reinterpret<VF>(__builtin_convertvector(reinterpret<VH>(bits), VU) << 16);
+  return _mm512_mask_mov_ps(rest, static_cast<__mmask16>(lanes), values);
+}
+BATCHNORM_INLINE VF load_masked(const f16* p, unsigned lanes, VF rest) {
+  const auto some = static_cast<__mmask16>(lanes);
+  return _mm512_mask_cvtph_ps(rest, some, _mm256_maskz_loadu_epi16(some, p));
+}
+BATCHNORM_INLINE VD load_masked(const double* p, unsigned lanes, VD rest) {
+  return _mm512_mask_loadu_pd(rest, static_cast<__mmask8>(lanes), p);
+}
+BATCHNORM_INLINE VD load_masked(const float* p, unsigned lanes, VD rest) {
+  const auto some = static_cast<__mmask8>(lanes);
+  return _mm512_mask_cvtps_pd(rest, some, _mm256_maskz_loadu_ps(some, p));
+}
+BATCHNORM_INLINE void store_masked(float* p, unsigned lanes, VF v) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lanes), v);
+}
+BATCHNORM_INLINE void store_masked(bf16* p, unsigned lanes, VF v) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(lanes), reinterpret<__m256i>(rounded(v)));
+}
+BATCHNORM_INLINE void store_masked(f16* p, unsigned lanes, VF v) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(lanes), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+BATCHNORM_INLINE void store_masked(double* p, unsigned lanes, VD v) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), v);
+}
+BATCHNORM_INLINE void store_masked(float* p, unsigned lanes, VD v) {
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>(lanes), _mm512_cvtpd_ps(v));
+}
+#endif
+
+template <class V, class T>
+inline constexpr bool kMasksParts = requires(const T* from, T* to, V v) {
+  load_masked(from, 0u, v);
+  store_masked(to, 0u, v);
+};
+
 // The first `count` elements at p, the other lanes `rest`; count < lanes.
 template <class V, class T>
 BATCHNORM_INLINE V load_part(const T* p, int count, V rest) {
-  V v = rest;
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4 && sizeof(v[0]) == 4) {
-    return _mm512_mask_loadu_ps(rest, static_cast<__mmask16>((1u << count) - 1), p);
+  if constexpr (kMasksParts<V, T>) {
+    return load_masked(p, (1u << count) - 1, rest);
+  } else {
+    V v = rest;
+    for (int i = 0; i < count; ++i) v[i] = static_cast<decltype(v[0] + 0)>(to_double(p[i]));
+    return v;
   }
-#endif
-  for (int i = 0; i < count; ++i) v[i] = static_cast<decltype(v[0] + 0)>(to_double(p[i]));
-  return v;
 }
 
 template <class V, class T>
 BATCHNORM_INLINE void store_part(T* p, int count, V v) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4 && sizeof(v[0]) == 4) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
-    return;
+  if constexpr (kMasksParts<V, T>) {
+    store_masked(p, (1u << count) - 1, v);
+  } else {
+    for (int i = 0; i < count; ++i) round_into(p[i], v[i]);
   }
-#endif
-  for (int i = 0; i < count; ++i) round_into(p[i], v[i]);
 }
 
 BATCHNORM_INLINE double total(VD v) {

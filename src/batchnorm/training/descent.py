@@ -96,7 +96,7 @@ class Descent:
             ELEMENTS[dtypes.pop()], _RULES[self._name], groups[0]["lr"], keep, keep_square, eps, tracked
         )
         self._parameters = parameters
-        self._threads = threads_worth(sum(p.numel() for p in parameters) * 8, self._most)
+        self._threads = threads_worth(sum(p.numel() for p in parameters) * 32, self._most)
         return True
 
     def _memory(self, p: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
