@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ class AdaptingModel:
     def __init__(
         self, tool: str, model: nn.Module, prior: float, variance: str, guard: bool, call: Call | None
     ) -> None:
-        if isinstance(prior, bool) or not isinstance(prior, (int, float)) or not 0 <= prior < math.inf:
+        if not _is_count(prior):
             raise ValueError(f"{tool} expected a number of examples >= 0 as prior, got {prior!r}: 16 is usual")
         if variance not in _VARIANCES:
             raise ValueError(f"{tool} expected variance='convex' or 'mixture', got {variance!r}")
@@ -248,3 +249,7 @@ def _are_alike(tensors: Any) -> bool:
     if len({(t.dtype, t.dim()) for t in tensors}) > 1:
         return False
     return len({t.shape[1:2] for t in tensors}) == 1 or len({t.shape[-1] for t in tensors}) == 1
+
+
+def _is_count(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < math.inf

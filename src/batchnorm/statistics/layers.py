@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.optim.swa_utils import AveragedModel
 
 from batchnorm.nn import freezing
 
@@ -39,6 +40,7 @@ class Layers:
             raise TypeError(f"{tool} expected a torch.nn.Module, got {type(model).__name__}")
         tracked: dict[nn.Module, str] = {}
         frozen, untracked = [], []
+        is_training = _unwrapped(model).training
         for name, module in model.named_modules():
             if not isinstance(module, BatchNorm):
                 continue
@@ -53,7 +55,7 @@ class Layers:
                     f"{tool} expected layers with numbers in them, got {name!r} on the meta device: load the model's "
                     "weights first"
                 )
-            elif freezing.statistics_are_frozen(module) or (model.training and not module.training):
+            elif freezing.statistics_are_frozen(module) or (is_training and not module.training):
                 frozen.append(name)
             else:
                 tracked[module] = name
@@ -65,6 +67,13 @@ class Layers:
                 + (hint if hides else "")
             )
         return cls(tracked, tuple(frozen), tuple(untracked))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model in a wrapper, which is made in train mode around a model in eval mode, too."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
+        model = model.module
+    return model
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,6 +95,8 @@ class Meter:
         own["momentum"], own["_has_warned"] = 1.0, True
         if "debias" in own:
             own["debias"] = False
+        if "r_max" in own:  # batch renormalization at its limits is batch norm: by the batch, not by the old statistics
+            own["r_max"], own["d_max"] = 1.0, 0.0
         if type(layer) in _NEEDS_NO_COUNTER:
             own["_buffers"]["num_batches_tracked"] = None
         for name, parameter in own["_parameters"].items():
@@ -105,6 +107,7 @@ class Meter:
             own["forward_weighted"] = self._forward_weighted
 
     def _forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.layer.training = True  # whatever the model does to modes on its way, as encoders do
         k, count = len(self._counts), input.numel() // self._features
         if kwargs or k == self._room or count < 2 or self.on_first_call is not None:
             weights = None
@@ -121,6 +124,7 @@ class Meter:
         return y
 
     def _forward_weighted(self, input: Tensor, weights: Tensor | None) -> Any:
+        self.layer.training = True
         return self._measuring("forward_weighted", input, weights, weights)
 
     def _measuring(self, name: str, input: Tensor, weights: Tensor | None, *args: Any, **kwargs: Any) -> Any:

@@ -39,9 +39,11 @@ def recalibrate(
     loader for example, its exception comes through and the statistics are as before.
 
     Args:
-        model: with layers of torch.nn or of this package: 1d, 2d, 3d, Sync, subclasses. Layers that `freeze` froze, or
-            that are in eval mode inside a model in train mode, stay untouched; a model wholly in eval mode is
-            recalibrated whole. A layer that is called several times gets the statistics of all its calls.
+        model: with layers of torch.nn or of this package: 1d, 2d, 3d, Sync, subclasses that move their statistics as
+            these do. Layers that `freeze` froze, or that are in eval mode inside a model in train mode, stay untouched;
+            a model wholly in eval mode is recalibrated whole. What counts is the mode now: a call that changes it, as
+            encoders' own methods do, makes no difference. A layer that is called several times gets the statistics of
+            all its calls. Batch renormalization is batch norm meanwhile.
         batches: any iterable, such as a DataLoader; of a tuple or list the first element goes to the model, a
             dictionary as it is. Sizes may differ: every row weighs the same.
         statistics: "population" is the mean and variance of all values, m2 / N: within batches and between them.
