@@ -399,7 +399,7 @@ class _Called(_Function):
     [
         (_AsksForType, "it asks for the type of a value"),
         (_AsksTorchForType, "it asks for the type of a value"),
-        (_AsksForSize, "its forward cannot be traced: symbolically traced variables cannot be used"),
+        (_AsksForSize, "it asks whether a value is true"),
         (_Draws, "its forward draws random numbers in Python"),
         (_DrawsWithTorch, "its forward draws random numbers in Python"),
         (_Remembers, "its forward changes the module itself"),

@@ -22,7 +22,7 @@ from batchnorm.surgery.optimizer_groups import Exchange, check_optimizer, exchan
 from batchnorm.surgery.places import Places
 from batchnorm.surgery.record import Entry, grouped
 from batchnorm.surgery.runnable import check_runnable, check_sized
-from batchnorm.surgery.tracing import UnprovenError
+from batchnorm.surgery.stand_ins import UnprovenError
 from batchnorm.surgery.verify import copied
 
 

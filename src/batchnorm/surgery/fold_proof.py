@@ -7,6 +7,7 @@ the one layer to the other. What lies further out may depend on anything, as lon
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import fx, nn
 from batchnorm.surgery.activations import is_nothing
 from batchnorm.surgery.fold_flow import Call
 from batchnorm.surgery.places import Places
-from batchnorm.surgery.tracing import UnprovenError, traces
+from batchnorm.surgery.stand_ins import UnprovenError
+from batchnorm.surgery.tracing import traces
 
 _SHAPES = ("shape", "ndim", "dtype", "device")  # attributes that say nothing of a tensor's numbers
 _LIKE = ("reshape_as", "view_as", "expand_as")  # methods that ask their argument for its shape
@@ -138,11 +140,18 @@ def _check_taken(graph: fx.Graph, module: nn.Module, child: nn.Module) -> None:
 
 def _calls(graph: fx.Graph, module: nn.Module, child: nn.Module) -> list[fx.Node]:
     """The calls of a child; raises where its tensors are read besides."""
-    names = {name for name, found in module.named_modules(remove_duplicate=False) if found is child}
     for node in graph.nodes:
-        if node.op == "get_attr" and any(str(node.target).startswith(f"{name}.") for name in names):
+        if node.op == "get_attr" and child in _on_the_way(module, str(node.target)):
             raise UnprovenError(f"{type(module).__name__} reads the parameters of {type(child).__name__} itself")
-    return [node for node in graph.nodes if node.op == "call_module" and str(node.target) in names]
+    return [n for n in graph.nodes if n.op == "call_module" and module.get_submodule(str(n.target)) is child]
+
+
+def _on_the_way(module: nn.Module, attribute: str) -> Iterator[nn.Module]:
+    """The modules inside this one that an attribute's path goes through."""
+    *names, _ = attribute.split(".")
+    for name in names:
+        module = getattr(module, name)
+        yield module
 
 
 def _check_alone(value: fx.Node, user: fx.Node, module: nn.Module) -> None:

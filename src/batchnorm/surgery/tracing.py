@@ -1,7 +1,8 @@
 """A module's forward as graphs: all that it can be, whatever the input, its optional arguments and the mode.
 
 torch.fx runs a forward once, with stand-ins for tensors, and writes down what happens to them. What Python decides on
-the way is written down nowhere, so everything that Python could decide by is tried, or looked for and refused.
+the way is written down nowhere, so everything that Python could decide by is tried, or looked for and refused: what a
+stand-in is asked in `stand_ins`, what is decided without asking it in `decisions`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,19 @@ import copy
 import dis
 import inspect
 import itertools
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FrameType, ModuleType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from batchnorm.randomness import Drawn, same_randomness
-from batchnorm.surgery.patterns import IN_PLACE
+from batchnorm.surgery.decisions import watched
+from batchnorm.surgery.stand_ins import Answers, StrictTracer, UnprovenError
 
 _MOST_OPTIONS = 3  # optional arguments, each of which doubles the number of traces
-_MOST_WAYS, _MOST_QUESTIONS = 64, 12  # traces by the answers to a forward's questions, and questions in one of them
-
-
-class UnprovenError(Exception):
-    """Why a forward is more than its graphs, or may be."""
+_MOST_WAYS = 128  # traces by the answers to a forward's questions
 
 
 @dataclass(frozen=True)
@@ -56,20 +52,42 @@ def traces(module: nn.Module, *, every_way: bool = False) -> Traces:
             Python; changes the module; makes tensors; switches gradients or autocast.
     """
     options = _optional_arguments(module)
-    graphs = []
-    for training, grad in itertools.product((True, False), (True, False)):
-        for left_out in itertools.product((False, True), repeat=len(options)):
-            absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
-            stand_in = _without_numbers(module)
-            stand_in.train(training)  # whose result is None where somebody's own train() forgets it
-            with torch.set_grad_enabled(grad):
-                graphs += _traced_every_way(stand_in, absent) if every_way else [_traced(stand_in, absent)]
+    while True:
+        try:
+            graphs = _traced_with(module, options, every_way=every_way)
+            break
+        except _AsksForNoneError as asked:
+            options[asked.name] = None
+            _check_number(options)
     several = None
     if options:
         several = f"its forward has an optional argument, {next(iter(options))}"
     elif len({graph.python_code("self").src for graph in graphs}) > 1:
         several = "its forward does otherwise in training than at test time, or without gradients"
     return Traces(tuple(graphs), several)
+
+
+def _traced_with(module: nn.Module, options: dict[str, Any], *, every_way: bool) -> list[fx.Graph]:
+    graphs = []
+    for training in (True, False):
+        stand_in = _without_numbers(module)
+        stand_in.train(training)  # whose result is None where somebody's own train() forgets it
+        for grad, *left_out in itertools.product((True, False), *[(False, True)] * len(options)):
+            absent = {name: default for (name, default), out in zip(options.items(), left_out, strict=True) if out}
+            with torch.set_grad_enabled(grad):
+                if every_way:
+                    graphs += _traced_every_way(stand_in, absent, options)
+                else:
+                    graphs.append(_traced(stand_in, absent, options))
+    return graphs
+
+
+class _AsksForNoneError(UnprovenError):
+    """A forward asks whether an argument is None that it must be given: it may be given None."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it asks whether {name} is None")
+        self.name = name
 
 
 def _optional_arguments(module: nn.Module) -> dict[str, Any]:
@@ -83,9 +101,13 @@ def _optional_arguments(module: nn.Module) -> dict[str, Any]:
     if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
         raise UnprovenError("its forward has arguments that are not fixed in number or go by name alone")
     options = {p.name: p.default for p in parameters if p.default is not p.empty}
+    _check_number(options)
+    return options
+
+
+def _check_number(options: dict[str, Any]) -> None:
     if len(options) > _MOST_OPTIONS:
         raise UnprovenError(f"its forward has {len(options)} optional arguments")
-    return options
 
 
 def _is_plain_graph(module: nn.Module) -> bool:
@@ -111,14 +133,14 @@ def _without_numbers(module: nn.Module) -> nn.Module:
         raise UnprovenError(f"it cannot be copied: {error}") from error
 
 
-def _traced_every_way(module: nn.Module, absent: dict[str, Any]) -> list[fx.Graph]:
+def _traced_every_way(module: nn.Module, absent: dict[str, Any], options: dict[str, Any]) -> list[fx.Graph]:
     """One graph for each way in which the forward's questions could be answered; none for a way that it refuses."""
     graphs: list[fx.Graph] = []
     waiting: list[tuple[Any, ...]] = [()]
     for _ in range(_MOST_WAYS):
-        answers = _Answers(waiting.pop())
+        answers = Answers(waiting.pop())
         try:
-            graphs.append(_traced(module, absent, answers))
+            graphs.append(_traced(module, absent, options, answers))
         except UnprovenError as error:
             if not _is_refusal(error.__cause__):
                 raise
@@ -144,44 +166,25 @@ def _is_refusal(error: BaseException | None) -> bool:
     return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
 
 
-class _Answers:
-    """What is said of values: the first alternative, where nothing else is given, in the order of the questions."""
-
-    def __init__(self, given: tuple[Any, ...]) -> None:
-        self.given = given
-        self.chosen: list[Any] = []
-        self.alternatives: list[tuple[Any, ...]] = []
-        self._kinds: dict[fx.Node, type] = {}
-
-    def kind(self, node: fx.Node) -> type:
-        """What type a value is of: a tensor, a list, or something else; the same whenever it is asked."""
-        if node not in self._kinds:
-            self._kinds[node] = self._choose((torch.Tensor, list, _StandIn))
-        return self._kinds[node]
-
-    def truth(self) -> bool:
-        """Whether a value is true."""
-        return bool(self._choose((True, False)))
-
-    def _choose(self, alternatives: tuple[Any, ...]) -> Any:
-        number = len(self.chosen)
-        if number == _MOST_QUESTIONS:
-            raise UnprovenError("it asks many questions of its values")
-        self.alternatives.append(alternatives)
-        self.chosen.append(self.given[number] if number < len(self.given) else alternatives[0])
-        return self.chosen[-1]
-
-
-def _traced(module: nn.Module, absent: dict[str, Any], answers: _Answers | None = None) -> fx.Graph:
-    before, drawn = _attributes(module), Drawn.so_far()
+def _traced(
+    module: nn.Module, absent: dict[str, Any], options: dict[str, Any], answers: Answers | None = None
+) -> fx.Graph:
+    before, drawn, tracer = _attributes(module), Drawn.so_far(), StrictTracer(answers)
     with same_randomness():
+        raised = None
         try:
-            graph = _StrictTracer(answers).trace(module, absent or None)
-        except UnprovenError:
-            raise
+            with watched(tracer, options):
+                graph = tracer.trace(module, absent or None)
         except Exception as error:  # whatever a user's forward raises when it is handed stand-ins
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UnprovenError(f"its forward cannot be traced: {reason}") from error
+            raised = error
+        # What was asked counts also where the forward has caught what it got for an answer.
+        if tracer.asks_for_none is not None:
+            raise _AsksForNoneError(tracer.asks_for_none)
+        if tracer.refused is not None:
+            raise UnprovenError(tracer.refused)
+        if raised is not None:
+            reason = str(raised).strip().splitlines()[0] if str(raised).strip() else type(raised).__name__
+            raise UnprovenError(f"its forward cannot be traced: {reason}") from raised
         if Drawn.so_far() != drawn:
             raise UnprovenError("its forward draws random numbers in Python")
     own = before.keys() | before["_parameters"].keys() | before["_buffers"].keys() | before["_modules"].keys()
@@ -190,97 +193,6 @@ def _traced(module: nn.Module, absent: dict[str, Any], answers: _Answers | None 
     if _attributes(module) != before:
         raise UnprovenError("its forward changes the module itself")
     return graph
-
-
-class _StrictTracer(fx.Tracer):
-    """Children are nodes; what a graph cannot say is an error."""
-
-    def __init__(self, answers: _Answers | None = None) -> None:
-        super().__init__()
-        self._switches, self.answers = _switches(), answers
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _StandIn(node, self)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        return super().to_bool(obj) if self.answers is None else self.answers.truth()
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if _switches() != self._switches:
-            raise UnprovenError("it switches gradients or autocast on or off")
-        return super().create_node(*args, **kwargs)
-
-
-class _StandIn(fx.Proxy):
-    """Says what it is to torch alone: a forward that asks decides by the answer."""
-
-    @property  # type: ignore[misc]  # of object it can be set, too
-    def __class__(self) -> Any:
-        asker = sys._getframe(1)
-        if asker.f_globals.get("__name__", "").split(".")[0] == "torch" and asker.f_code.co_name != "is_tensor":
-            return _StandIn
-        doing = _in_progress(asker)
-        if _is_torchs(doing):
-            return _StandIn
-        tracer: Any = self.tracer
-        answers: _Answers | None = tracer.answers
-        if answers is None or doing not in ("__class__", isinstance):
-            raise UnprovenError("it asks for the type of a value")
-        return answers.kind(self.node)
-
-
-def _in_progress(frame: FrameType) -> Any:
-    """What a frame is doing: "__class__" where it looks at a type itself, or what the call in progress begins with.
-
-    That is isinstance for isinstance(x, T), the module torch for torch.arange(x); None where it is not to be seen.
-    Functions in C ask, too, and torch's read the memory of whatever says that it is a tensor.
-    """
-    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}
-    now = instructions[frame.f_lasti]
-    if now.argval == "__class__" or now.opname == "MATCH_CLASS" or frame.f_code.co_name == "__instancecheck__":
-        return "__class__"
-    for instruction in instructions.values():
-        if instruction.opname.startswith("LOAD_") and _start(instruction) == _start(now) != (None, None):
-            known = (frame.f_locals, frame.f_globals, frame.f_builtins)
-            return next((names[instruction.argval] for names in known if instruction.argval in names), None)
-    return None
-
-
-def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
-    """Line and column where an instruction's source begins; None without them (python -X no_debug_ranges)."""
-    where = instruction.positions
-    return (None, None) if where is None else (where.lineno, where.col_offset)
-
-
-def _is_torchs(called: Any) -> bool:
-    """Whether this is a module of torch's or a function of its in C."""
-    kind = type(called)  # a stand-in answers to nothing else
-    if kind not in (ModuleType, BuiltinFunctionType):
-        return False
-    return str(called.__name__ if kind is ModuleType else called.__module__).split(".")[0] == "torch"
-
-
-def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[_StandIn, Any], fx.Proxy]:
-    def method(self: _StandIn, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-# torch.fx would write x = x + y for x += y, and whoever else holds x would not see the change.
-for _function in IN_PLACE:
-    setattr(_StandIn, f"__{_function.__name__}__", _in_place(_function))
-
-
-def _switches() -> tuple[bool, ...]:
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        *(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")),
-    )
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""What a forward decides by without asking a stand-in: whether it is None or some object, what it matches, modes.
+
+Python answers these itself, so they are watched for while a forward is traced: in every function outside of torch and
+the standard library, before each such instruction.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import fx
+
+from batchnorm.surgery.stand_ins import StrictTracer
+
+_OURS = frozenset({"torch", "batchnorm", *sys.stdlib_module_names})
+_MODES = frozenset(
+    {"is_inference_mode_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled", "is_autocast_available"}
+)
+_MATCHES = ("MATCH_SEQUENCE", "MATCH_MAPPING", "MATCH_KEYS")
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """An instruction that decides: names that what is decided by is made of, and what it is compared with."""
+
+    names: tuple[str, ...]
+    constant: Any
+    is_plain: bool  # a name and a constant, nothing else
+    is_of_type: bool  # type(x) == T: of no account where no type is asked for
+    is_match: bool
+
+
+@contextmanager
+def watched(tracer: StrictTracer, known: Mapping[str, Any]) -> Iterator[None]:
+    """Look at what is run in the body.
+
+    Args:
+        tracer: is told to refuse.
+        known: arguments that are traced with these values too, by name: a look whether they are that is no decision
+            that is missed.
+    """
+    before = sys.gettrace()
+    sys.settrace(functools.partial(_entered, tracer, known))
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _entered(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, event: str, _: Any) -> Any:
+    if str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
+        return None
+    if _MODES & set(frame.f_code.co_names):
+        tracer.refuse("it asks for a mode of torch's")
+    if not _decisions(frame.f_code):
+        return None
+    frame.f_trace_opcodes, frame.f_trace_lines = True, False
+    return functools.partial(_looked_at, tracer, known)
+
+
+def _looked_at(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, event: str, _: Any) -> Any:
+    decision = _decisions(frame.f_code).get(frame.f_lasti) if event == "opcode" else None
+    if decision is not None:
+        _judge(tracer, known, frame, decision)
+    return functools.partial(_looked_at, tracer, known)
+
+
+def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, decision: _Decision) -> None:
+    places = (frame.f_locals, frame.f_globals)
+    values = [next((place[name] for place in places if name in place), None) for name in decision.names]
+    held = [value for value in values if _holds_a_stand_in(value)]
+    if decision.is_match and any(_holds_a_stand_in(value) for value in frame.f_locals.values()):
+        tracer.refuse("it matches a value")
+    if not held or (decision.is_of_type and type not in values and "type" not in decision.names):
+        return
+    first: Any = held[0]
+    if decision.is_plain and _is_stand_in(first) and first.node.op == "placeholder":
+        name = str(first.node.target)
+        if name in known and known[name] is decision.constant:
+            return
+        if name not in known and decision.constant is None:
+            tracer.asks_for_none = name
+    tracer.refuse("it asks whether a value is None, or which object it is")
+
+
+def _is_stand_in(value: Any) -> bool:
+    return issubclass(type(value), fx.Proxy)
+
+
+def _holds_a_stand_in(value: Any) -> bool:
+    kind = type(value)
+    if issubclass(kind, dict):
+        return any(_is_stand_in(v) for v in value.values())
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return any(_is_stand_in(v) for v in value)
+    return issubclass(kind, fx.Proxy)
+
+
+@functools.lru_cache(maxsize=4096)
+def _decisions(code: CodeType) -> dict[int, _Decision]:
+    """By the offsets of their instructions."""
+    instructions = list(dis.get_instructions(code))
+    found = {}
+    for instruction in instructions:
+        of_identity = instruction.opname == "IS_OP" or instruction.opname.endswith(("IF_NONE", "IF_NOT_NONE"))
+        of_type = instruction.opname in ("COMPARE_OP", "CONTAINS_OP")
+        is_match = instruction.opname in _MATCHES
+        if not (of_identity or of_type or is_match):
+            continue
+        parts = [other for other in instructions if _is_within(other, instruction) and other.opname.startswith("LOAD_")]
+        names = [p.argval for p in parts if p.opname not in ("LOAD_CONST", "LOAD_ATTR", "LOAD_METHOD")]
+        if of_type and "type" not in names:
+            continue
+        constants = [p.argval for p in parts if p.opname == "LOAD_CONST"]
+        found[instruction.offset] = _Decision(
+            tuple(name for name in names if isinstance(name, str)),
+            constants[0] if constants else None,
+            len(names) == 1 and len(parts) == 1 + len(constants) and len(constants) <= 1,
+            of_type,
+            is_match,
+        )
+    return found
+
+
+def _is_within(part: dis.Instruction, whole: dis.Instruction) -> bool:
+    """By where their source stands; so it is taken to be where nobody knows that (python -X no_debug_ranges)."""
+    a, b = part.positions, whole.positions
+    if a is None or b is None:
+        return True
+    places = (b.lineno, b.col_offset), (a.lineno, a.col_offset), (a.end_lineno, a.end_col_offset)
+    known = [
+        (line, column) for line, column in (*places, (b.end_lineno, b.end_col_offset)) if line and column is not None
+    ]
+    return len(known) < 4 or known == sorted(known)
