@@ -323,3 +323,21 @@ def test_complex_outputs_are_compared() -> None:
     x = torch.randn(5, 3)
     assert len(report(fold(model, x)).folded) == 1
     torch.testing.assert_close(fold(model, x)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),
+        nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)),
+        nn.Sequential(nn.Linear(4, 4), batchnorm.BatchNorm1d(4, activation="relu")),
+        nn.Sequential(nn.Linear(4, 4), nn.SyncBatchNorm(4)),
+    ],
+    ids=["after", "before", "with its activation", "Sync"],
+)
+def test_folded_for_rows_refuses_sequences(model: nn.Sequential) -> None:
+    """(3, 4, 4) has channels in the middle; folded into the linear map they are last, and nothing would show it."""
+    folded = fold(lived_in(model), torch.randn(7, 4))
+    folded(torch.randn(2, 4))
+    with pytest.raises(ValueError, match=r"folded for 2 dimensions here, got input of shape \(3, 4, 4\)"):
+        folded(torch.randn(3, 4, 4))

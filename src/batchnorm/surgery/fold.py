@@ -31,7 +31,8 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
 
     Returns:
         A folded copy in eval mode, of the same class, with `fold_report`: what was folded, what was not and why, and
-        how far the outputs differ. It is for inference: training it would train a network without normalization.
+        how far the outputs differ. It is for inference: training it would train a network without normalization. Where
+        a BatchNorm1d was it refuses (N, C, L) if the example had (N, C) there, and the other way round.
 
     Raises:
         TypeError: no torch.nn.Module.
@@ -46,7 +47,7 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
     >>> folded
     Sequential(
       (0): Linear(in_features=3, out_features=4, bias=True)
-      (1): Identity()
+      (1): Folded(dimensions=2)
       (2): ReLU()
     )
     >>> folded.fold_report.folded

@@ -35,21 +35,55 @@ _MODULES: dict[str, nn.Module] = {
 }
 
 
-class AddThenActivate(nn.Module):
-    """What is left of a folded layer that adds a residual before its activation: activation(input + residual)."""
+class Folded(nn.Identity):
+    """Where a folded layer was that takes (N, C) and (N, C, L): its input, as long as it is what the example's was.
 
-    def __init__(self, activation: str | None) -> None:
+    The channels of (N, L, C) are not those of a linear map: what was folded for the one would be wrong for the other,
+    and silently where L is C.
+    """
+
+    def __init__(self, dimensions: int) -> None:
         super().__init__()
-        self.activation = activation
+        self.dimensions = dimensions
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input. Raises ValueError where it has more or fewer dimensions."""
+        _check_dimensions(input, self.dimensions)
+        return input
+
+    def extra_repr(self) -> str:
+        """How many dimensions it expects."""
+        return f"dimensions={self.dimensions}"
+
+
+class AddThenActivate(nn.Module):
+    """What is left of a folded layer that adds a residual before its activation: activation(input + residual).
+
+    dimensions: that the input must have, as in Folded; None where that is no question.
+    """
+
+    def __init__(self, activation: str | None, dimensions: int | None) -> None:
+        super().__init__()
+        self.activation, self.dimensions = activation, dimensions
 
     def forward(self, input: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """Add and activate. input, residual: of one shape; comes back in the input's dtype."""
+        if self.dimensions is not None:
+            _check_dimensions(input, self.dimensions)
         z = input if residual is None else input + residual
         return z if self.activation is None else ACTIVATIONS[self.activation].value(z)
 
     def extra_repr(self) -> str:
         """The activation."""
         return f"activation={self.activation}"
+
+
+def _check_dimensions(input: Tensor, expected: int) -> None:
+    if input.dim() != expected:
+        raise ValueError(
+            f"this model was folded for {expected} dimensions here, got input of shape {tuple(input.shape)}: fold the "
+            "original on an example like that"
+        )
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -117,13 +151,16 @@ def has_activation(layer: Any) -> bool:
     return getattr(layer, "activation", None) is not None or not all(is_nothing(part) for part in inside)
 
 
-def what_is_left(layer: Any, *, has_residual: bool) -> nn.Module:
-    """What stands in the place of a folded layer."""
+def what_is_left(layer: Any, *, has_residual: bool, dimensions: int) -> nn.Module:
+    """What stands in the place of a folded layer, whose input had so many dimensions on the example."""
     activation: str | None = getattr(layer, "activation", None)
+    is_either = isinstance(layer, (nn.BatchNorm1d, nn.SyncBatchNorm))
     if has_residual:
-        return AddThenActivate(activation)
+        return AddThenActivate(activation, dimensions if is_either else None)
     inside: list[Any] = [getattr(layer, "drop", None), getattr(layer, "act", None)]
     parts = [part for part in inside if not is_nothing(part)]
+    if is_either:
+        parts.insert(0, Folded(dimensions))
     if activation is not None:
         parts.append(copy.deepcopy(_MODULES[activation]))
     if not parts:
@@ -146,12 +183,17 @@ def _computes_as_torch(kind: type[nn.Module]) -> bool:
     return not own and all(getattr(kind, name, None) is getattr(base, name, None) for name in methods)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks at what goes into the module or comes out of it."""
+    return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
 def _parametrized(what: str) -> str:
     return f"{what} has parametrizations: remove them first (torch.nn.utils.parametrize.remove_parametrizations)"
 
 
 def _why_not_changed(module: nn.Module, *, what: str) -> str | None:
-    if any(getattr(module, hooks) for hooks in _HOOKS):
+    if has_hooks(module):
         return f"{what} has hooks, which would see other values"
     if "forward" in vars(module):
         return f"{what} has a forward of its own, set on the object"

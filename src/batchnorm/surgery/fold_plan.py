@@ -36,6 +36,7 @@ class Pair:
         is_after: whether the layer comes after the linear map.
         has_residual: whether the layer also adds a residual, which then stays.
         is_scale_alone: whether it could not be folded if it also shifted.
+        dimensions: of what it normalizes on the example.
         what: both, for the report.
     """
 
@@ -44,6 +45,7 @@ class Pair:
     is_after: bool
     has_residual: bool
     is_scale_alone: bool
+    dimensions: int
     what: str
 
     def entry(self, reason: str) -> Entry:
@@ -71,7 +73,7 @@ def fold_pairs(model: nn.Module, pairs: tuple[Pair, ...]) -> None:
             arithmetic.fold_after(linear, constants)
         else:
             arithmetic.fold_before(linear, constants)
-        left = what_is_left(norm, has_residual=pair.has_residual).eval()
+        left = what_is_left(norm, has_residual=pair.has_residual, dimensions=pair.dimensions).eval()
         parent, _, attribute = pair.norm.rpartition(".")
         model.get_submodule(parent)._modules[attribute] = left
 
@@ -144,7 +146,8 @@ class _Finder:
         what = f"{other} -> {norm}" if is_after else f"{norm} -> {other}"
         names = self._places.names
         is_scale_alone = not is_after and arithmetic.why_no_shift_before(linear) is not None
-        return Pair(names[layer], names[linear], is_after, "residual" in call.given, is_scale_alone, what)
+        dimensions = 0 if call.input is None else call.input[0].dim()
+        return Pair(names[layer], names[linear], is_after, "residual" in call.given, is_scale_alone, dimensions, what)
 
     def _why_not(self, layer: nn.Module, calls: list[Call]) -> str | None:
         """Why the layer cannot be folded into anything."""

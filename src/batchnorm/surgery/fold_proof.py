@@ -8,7 +8,7 @@ the one layer to the other. What lies further out may depend on anything, as lon
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch import fx, nn
 
 from batchnorm.surgery.activations import is_nothing
 from batchnorm.surgery.fold_flow import Call
+from batchnorm.surgery.fold_layers import has_hooks
 from batchnorm.surgery.places import Places
+from batchnorm.surgery.reading import why_may_reach
 from batchnorm.surgery.stand_ins import UnprovenError
 from batchnorm.surgery.tracing import traces
 
@@ -38,6 +40,9 @@ class Proofs:
             shared += 1
         common = first.way[shared - 1][1]
         outs, ins = ([module for _, module in call.way[shared:]] for call in (first, second))
+        for between in (*outs[:-1], *ins[:-1]):
+            if has_hooks(between):
+                return f"{type(between).__name__} in between has hooks, which would see other values"
         try:
             for graph in self._graphs(common):
                 _check_passed_on(graph, common, outs[0], ins[0], second)
@@ -82,10 +87,14 @@ class Proofs:
                 self._check_untouched(model.get_submodule(name), {layer})
 
     def _check_untouched(self, outer: nn.Module, layers: set[nn.Module]) -> None:
-        """Raise where a module further out reaches in for one of the layers, as far as its forward can be traced."""
+        """Raise where a module further out reaches in for one of the layers, as its graphs say, or else its source."""
         try:
             graphs = self._graphs(outer)
         except UnprovenError:
+            paths = [name for name, module in outer.named_modules(remove_duplicate=False) if module in layers]
+            for reason in map(why_may_reach, repeat(outer), paths):
+                if reason is not None:
+                    raise UnprovenError(reason) from None
             return
         for graph in graphs:
             for layer in layers:

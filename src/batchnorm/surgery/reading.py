@@ -1,0 +1,162 @@
+"""What the source of a forward says where it cannot be traced: whether it takes apart what it should only call.
+
+A pair of layers lies inside a module that an outer forward calls. That the pair is one is proven further in; the outer
+forward may do what it wants with the module, as long as it does not call one of the two, or read its parameters, by
+itself. The rule is narrow: `self.inner(x)` is a call, and everything else that is done with `self.inner` may be more.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+# Methods of a container of modules, and functions that get modules and do nothing but call them.
+_GO_THROUGH = ("items", "values", "children", "named_children", "_modules")
+_CALL_ALONE = ("checkpoint", "checkpoint_seq", "checkpoint_sequential")
+_LOOK_ALONE = ("len", "isinstance", "hasattr")
+
+
+def why_may_reach(outer: nn.Module, path: str) -> str | None:
+    """Why a forward that cannot be traced may do something with a layer far inside; None where it does not.
+
+    Args:
+        outer: whose forward it is.
+        path: the layer's name in `outer`.
+    """
+    kind = type(outer)
+    if kind.__module__.split(".")[0] == "torch":
+        return None  # DataParallel and the like hand on what they are given
+    names, modules = path.split("."), list(_modules(outer, path))
+    depth = next((k for k, module in enumerate(modules) if type(module) not in _CONTAINERS), 0)
+    inner, below = names[0], {*names[depth + 1 :], "modules", "named_modules", "get_submodule", "parameters"}
+    try:
+        functions = [_Function(source) for source in _sources(kind)]
+    except (OSError, TypeError, SyntaxError):
+        return f"the forward of {kind.__name__} can be neither traced nor read"
+    for function in functions:
+        if function.takes_apart(inner, below, is_container=depth > 0):
+            return f"{kind.__name__}, whose forward cannot be traced, may do more with {inner} than call it"
+    return None
+
+
+def _modules(outer: nn.Module, path: str) -> Iterator[nn.Module]:
+    for name in path.split("."):
+        outer = outer._modules[name]  # type: ignore[assignment]
+        yield outer
+
+
+def _sources(kind: type[nn.Module]) -> Iterator[ast.FunctionDef]:
+    """The forward, and every method and property that it names, down to those of torch's classes."""
+    kinds = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    waiting, known = [("forward", 0)], {("forward", 0)}
+    while waiting:
+        name, first = waiting.pop()
+        found = next((k for k in range(first, len(kinds)) if name in vars(kinds[k])), None)
+        function = None if found is None else _plain_function(vars(kinds[found])[name])
+        if found is None or function is None:
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        if not isinstance(tree, ast.FunctionDef):
+            raise TypeError(f"{name} is no function")
+        yield tree
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                of_super = isinstance(node.value, ast.Call) and _name(node.value.func) == "super"
+                further = (node.attr, found + 1 if of_super else 0)
+                if further not in known:
+                    known.add(further)
+                    waiting.append(further)
+
+
+def _plain_function(value: Any) -> Callable[..., Any] | None:
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, (staticmethod, classmethod)):
+        return value.__func__
+    return inspect.unwrap(value) if inspect.isfunction(value) else None
+
+
+class _Function:
+    """One method's source."""
+
+    def __init__(self, tree: ast.FunctionDef) -> None:
+        self._tree = tree
+        arguments = [*tree.args.posonlyargs, *tree.args.args]
+        self._self = arguments[0].arg if arguments else ""
+        self._parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+
+    def takes_apart(self, inner: str, below: set[str], *, is_container: bool) -> bool:
+        """Whether it may get at a part of a child, or of a member of a child that is a list of modules.
+
+        Args:
+            inner: the child's name.
+            below: names on the way from it to the layer, and of methods that find every module.
+            is_container: whether the child is such a list.
+        """
+        members: set[str] = set()  # variables that may hold members of a list
+        handles = [node for node in ast.walk(self._tree) if self._is_handle(node, inner)]
+        for node in handles:
+            if self._is_self(node) or is_container or self._goes_through(node):
+                members |= self._bound_to(node)
+            elif not self._is_only_called(node):
+                return True
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Attribute) and node.attr in below and not self._is_self(node.value):
+                return True
+            if isinstance(node, ast.Subscript) and self._is_member(node.value, members, handles):
+                return True
+        return any(self._is_self(node) and not self._is_plain_use(node) for node in ast.walk(self._tree))
+
+    def _is_self(self, node: ast.AST) -> bool:
+        return isinstance(node, ast.Name) and node.id == self._self
+
+    def _is_handle(self, node: ast.AST, inner: str) -> bool:
+        """self.inner, self.items(), or self itself where it is gone through."""
+        if isinstance(node, ast.Attribute) and self._is_self(node.value):
+            return node.attr == inner or node.attr in _GO_THROUGH
+        return self._is_self(node) and isinstance(self._parents[node], (ast.For, ast.comprehension))
+
+    def _goes_through(self, node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr in _GO_THROUGH
+
+    def _is_only_called(self, node: ast.AST) -> bool:
+        parent = self._parents[node]
+        if isinstance(parent, ast.Call):
+            return parent.func is node or _name(parent.func) in (*_CALL_ALONE, *_LOOK_ALONE)
+        return isinstance(parent, (ast.Compare, ast.If, ast.BoolOp, ast.UnaryOp, ast.IfExp)) and (
+            not isinstance(parent, ast.IfExp) or parent.test is node
+        )
+
+    def _bound_to(self, node: ast.AST) -> set[str]:
+        """Names that a statement binds in which a list of modules stands."""
+        while node in self._parents and not isinstance(node, (ast.stmt, ast.comprehension)):
+            node = self._parents[node]
+        targets: list[ast.AST] = []
+        if isinstance(node, (ast.For, ast.comprehension)):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = list(node.targets)
+        return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+
+    def _is_member(self, node: ast.AST, members: set[str], handles: list[ast.AST]) -> bool:
+        """Whether this may be a module out of a list: a variable bound to one, or self.blocks[0]."""
+        if isinstance(node, ast.Name):
+            return node.id in members
+        return isinstance(node, ast.Subscript) and node.value in handles
+
+    def _is_plain_use(self, node: ast.AST) -> bool:
+        """self.name, super(Kind, self), for module in self."""
+        parent = self._parents[node]
+        if isinstance(parent, ast.Call):
+            return _name(parent.func) in ("super", *_LOOK_ALONE)
+        return isinstance(parent, (ast.Attribute, ast.For, ast.comprehension, ast.arguments, ast.arg))
+
+
+def _name(function: ast.AST) -> str:
+    return getattr(function, "attr", getattr(function, "id", ""))
