@@ -33,6 +33,35 @@ def test_statistics_become_those_of_all_rows(placement: str) -> None:
     assert done.model_file.trained["recalibrated"] == {"rows": 300, "batches": 10}
 
 
+def test_rows_count_as_often_as_they_are_said_to() -> None:
+    rows = np.random.default_rng(1).normal(size=(40, 5))
+    counts = np.arange(40) % 3
+    weighted = recalibrated(model(), rows, counts, batch_size=256, sequential=False).model_file.tensors
+    repeated = recalibrated(model(), np.repeat(rows, counts, 0), batch_size=256, sequential=False).model_file.tensors
+    for name in weighted:
+        np.testing.assert_allclose(weighted[name], repeated[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_column_of_weights(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    lines = ["a,b,n,y", *(f"{i * 7 % 11},{i * 5 % 13},{i % 3},{'pq'[i % 2]}" for i in range(60))]
+    table.write_text("\n".join(lines) + "\n")
+    run = tmp_path / "run"
+    settings = ("--target", "y", "--weight", "n", "--hidden", "8", "--epochs", "1", "--out", run)
+    assert batchnorm("train", table, *settings).code == 0
+    found = []
+    for options in (("--weight", "n"), ()):
+        out = tmp_path / f"{len(options)}.safetensors"
+        answer = batchnorm("recalibrate", run / "model.safetensors", table, *options, "--out", out)
+        assert (answer.code, "ignored" in answer.err) == (0, False)
+        found.append(read_model_file(out).tensors["layers.0.norm.running_var"])
+    assert not np.allclose(*found, rtol=1e-3)
+    for column, text in (("m", "--weight"), ("a", "is a feature and cannot be --weight"), ("y", "got texts")):
+        answer = batchnorm("recalibrate", run / "model.safetensors", table, "--weight", column, "--out", tmp_path / "x")
+        assert answer.code == 2
+        assert text in answer.err
+
+
 def test_sequential_feeds_layers_with_the_new_statistics() -> None:
     rows = np.random.default_rng(1).normal(size=(300, 5))
     found = [recalibrated(model(), rows, batch_size=4, sequential=way).model_file.tensors for way in (False, True)]

@@ -19,6 +19,9 @@ def recalibrate(
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Feed each layer with the new statistics of those before it.")
     ] = False,
+    weight: Annotated[
+        str | None, typer.Option("--weight", metavar="COLUMN", help="A column that says how often each row counts.")
+    ] = None,
     header: Annotated[
         bool | None,
         typer.Option("--header/--no-header", help="Whether the first line names the columns; as in training."),
@@ -41,10 +44,10 @@ def recalibrate(
 
     path = place(model, out, ending=".recalibrated.safetensors", overwrite=overwrite)
     model_file = read_model_file(model)
-    inputs = read_features(data, model_file.schema, header=header, separator=separator, na=na or ())
+    inputs = read_features(data, model_file.schema, header=header, separator=separator, na=na or (), weight=weight)
     for line in inputs.notes:
         note(line)
-    done = recalibrated(model_file, inputs.x, batch_size=batch_size, sequential=sequential)
+    done = recalibrated(model_file, inputs.x, inputs.weights, batch_size=batch_size, sequential=sequential)
     write_model_file(path, done.model_file)
     if as_json:
         said = {"model": str(model), "out": str(path), "rows": len(inputs.x), "batches": done.record.batches}

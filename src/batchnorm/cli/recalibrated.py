@@ -22,8 +22,15 @@ class Recalibrated:
     record: Recalibration
 
 
-def recalibrated(model_file: ModelFile, rows: NDArray[Any], *, batch_size: int, sequential: bool) -> Recalibrated:
-    """Measure the statistics of a network over encoded rows (N, F).
+def recalibrated(
+    model_file: ModelFile,
+    rows: NDArray[Any],
+    counts: NDArray[Any] | None = None,
+    *,
+    batch_size: int,
+    sequential: bool,
+) -> Recalibrated:
+    """Measure the statistics of a network over encoded rows (N, F). counts: (N,), how often each counts; None is once.
 
     Raises:
         ModelFileError: the network has no batch norm layers.
@@ -45,9 +52,11 @@ def recalibrated(model_file: ModelFile, rows: NDArray[Any], *, batch_size: int, 
     from batchnorm.training.reopened import Reopened
 
     module = Reopened(model_file)
-    batches = torch.split(torch.from_numpy(rows.astype("float64")), batch_size)
+    given = [rows] if counts is None else [rows, counts[:, None]]
+    columns = (torch.split(torch.from_numpy(part.astype("float64")), batch_size) for part in given)
+    batches = list(zip(*columns, strict=True))
     try:
-        record = recalibrate(module, list(batches), sequential=sequential)
+        record = recalibrate(module, batches, sequential=sequential, call=lambda module, batch: module(*batch))
     except ValueError as error:
         raise DataError(str(error)) from error
     new = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items() if ".norm.running" in name}

@@ -107,7 +107,7 @@ def _select(
         values = as_target(table.cells[:, at], table.na, what=f"{table.name}: target {quoted(name)}")
         result = replace(result, target=values, target_name=name)
     if heavy is not None:
-        result = replace(result, weights=_weights(table, heavy))
+        result = replace(result, weights=counts_of(table, heavy))
     return replace(
         result,
         columns=tuple(table.columns[position] for position in kept),
@@ -116,7 +116,7 @@ def _select(
     )
 
 
-def _weights(table: Table, position: int) -> Array:
+def counts_of(table: Table, position: int) -> Array:
     """The cells of one column as how often each row counts, (N,) float64."""
     name = table.columns[position]
     values = as_target(table.cells[:, position], table.na, what=f"{table.name}: weights {quoted(name)}")

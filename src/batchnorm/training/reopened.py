@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -49,17 +50,19 @@ class Reopened(nn.Module):
         self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in own.items()})
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The head's outputs, in the weights' dtype."""
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The head's outputs, in the weights' dtype. weights: (N, 1), how often each row counts in a measurement."""
         a = ((x.double() - self.centre) / self.divisor).to(self.head.weight.dtype)
         activate = ACTIVATIONS[self.activation].value
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
-            a = layer["linear"](a)
-            if "norm" not in layer:
+            parts = dict(layer.items())
+            a, norm = parts["linear"](a), parts.get("norm")
+            if not isinstance(norm, BatchNorm1d):
                 a = activate(a)
-            else:
-                a = activate(layer["norm"](a)) if self.is_before else layer["norm"](activate(a))
+                continue
+            normalize = norm if weights is None else partial(norm.forward_weighted, weights=weights)
+            a = activate(normalize(a)) if self.is_before else normalize(activate(a))
         scores: Tensor = self.head(a)
         return scores
 
