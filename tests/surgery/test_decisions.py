@@ -174,6 +174,8 @@ class InAList(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.blocks))
+        x = x + 0 * parts[0].sum()
         for _, block in enumerate(self.blocks):
             x = block(x) * (2 if int(x.shape[0]) > 6 else 1)
         return x
@@ -186,7 +188,23 @@ class InsideAList(InAList):
         return x
 
 
-@pytest.mark.parametrize("kind", [CallsInside, ReadsInside, HandsOn, HandsItselfOn, InsideAList])
+class HandsMembersOn(InAList):
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x) + (first_of(block)(x) if int(x.shape[0]) > 6 else 0)
+        return x
+
+
+class HandsTheListOn(InAList):
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(2):
+            x = self.blocks[number](x) + (first_of(first_of(self.blocks))(x) if int(x.shape[0]) > 6 else 0)  # type: ignore[arg-type]
+        return x
+
+
+@pytest.mark.parametrize(
+    "kind", [CallsInside, ReadsInside, HandsOn, HandsItselfOn, InsideAList, HandsMembersOn, HandsTheListOn]
+)
 def test_outer_forward_that_may_reach_inside_is_refused(kind: type[nn.Module]) -> None:
     """Whatever the example shows: it takes the other branch."""
     with pytest.raises(ValueError, match="whose forward cannot be traced, may do more with"):

@@ -20,6 +20,7 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 _GO_THROUGH = ("items", "values", "children", "named_children", "_modules")
 _CALL_ALONE = ("checkpoint", "checkpoint_seq", "checkpoint_sequential")
 _LOOK_ALONE = ("len", "isinstance", "hasattr")
+_LIST_ALONE = ("enumerate", "zip", "reversed", "list", "tuple", "range", "iter")  # what is in them is seen further on
 
 
 def why_may_reach(outer: nn.Module, path: str) -> str | None:
@@ -102,14 +103,18 @@ class _Function:
         members: set[str] = set()  # variables that may hold members of a list
         handles = [node for node in ast.walk(self._tree) if self._is_handle(node, inner)]
         for node in handles:
+            if self._is_only_looked_at(node):
+                continue
             if self._is_self(node) or is_container or self._goes_through(node):
+                if not self._is_only_gone_through(node):
+                    return True
                 members |= self._bound_to(node)
             elif not self._is_only_called(node):
                 return True
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Attribute) and node.attr in below and not self._is_self(node.value):
                 return True
-            if isinstance(node, ast.Subscript) and self._is_member(node.value, members, handles):
+            if self._is_member(node, members, handles) and not self._is_only_called(node):
                 return True
         return any(self._is_self(node) and not self._is_plain_use(node) for node in ast.walk(self._tree))
 
@@ -125,30 +130,54 @@ class _Function:
     def _goes_through(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Attribute) and node.attr in _GO_THROUGH
 
+    def _is_only_looked_at(self, node: ast.AST) -> bool:
+        parent = self._parents[node]
+        return isinstance(parent, ast.Call) and parent.func is not node and _name(parent.func) in _LOOK_ALONE
+
     def _is_only_called(self, node: ast.AST) -> bool:
         parent = self._parents[node]
         if isinstance(parent, ast.Call):
             return parent.func is node or _name(parent.func) in (*_CALL_ALONE, *_LOOK_ALONE)
-        return isinstance(parent, (ast.Compare, ast.If, ast.BoolOp, ast.UnaryOp, ast.IfExp)) and (
-            not isinstance(parent, ast.IfExp) or parent.test is node
-        )
+        if isinstance(parent, ast.IfExp):
+            return parent.test is node
+        return isinstance(parent, (ast.Compare, ast.If, ast.BoolOp, ast.UnaryOp))
+
+    def _is_only_gone_through(self, node: ast.AST) -> bool:
+        """A list of modules, or what gives one, whose members are found by name or number, or one after the other."""
+        parent = self._parents[node]
+        if isinstance(parent, ast.Call):
+            return parent.func is node or _name(parent.func) in _LIST_ALONE
+        iterated = isinstance(parent, (ast.For, ast.comprehension)) and parent.iter is node
+        return iterated or isinstance(parent, (ast.Subscript, ast.Attribute, ast.Compare, ast.If, ast.BoolOp))
 
     def _bound_to(self, node: ast.AST) -> set[str]:
-        """Names that a statement binds in which a list of modules stands."""
+        """Names that a statement binds to members of a list that stands in it."""
+        counted = False
         while node in self._parents and not isinstance(node, (ast.stmt, ast.comprehension)):
-            node = self._parents[node]
+            parent = self._parents[node]
+            if isinstance(parent, ast.Call):
+                if parent.func is node and not self._goes_through(node):
+                    return set()  # what a call gives is no member
+                counted = counted or _name(parent.func) == "enumerate" or _name(node) in ("items", "named_children")
+            node = parent
         targets: list[ast.AST] = []
         if isinstance(node, (ast.For, ast.comprehension)):
             targets = [node.target]
         elif isinstance(node, ast.Assign):
             targets = list(node.targets)
+        if counted:  # the first is a number or a name
+            targets = [part for t in targets for part in (t.elts[1:] if isinstance(t, ast.Tuple) else [t])]
         return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
 
     def _is_member(self, node: ast.AST, members: set[str], handles: list[ast.AST]) -> bool:
         """Whether this may be a module out of a list: a variable bound to one, or self.blocks[0]."""
         if isinstance(node, ast.Name):
-            return node.id in members
-        return isinstance(node, ast.Subscript) and node.value in handles
+            return node.id in members and isinstance(node.ctx, ast.Load)
+        return isinstance(node, ast.Subscript) and node.value in handles and not self._is_assigned(node)
+
+    def _is_assigned(self, node: ast.AST) -> bool:
+        """block = self.blocks[0], whose name is looked at from then on."""
+        return isinstance(self._parents[node], ast.Assign)
 
     def _is_plain_use(self, node: ast.AST) -> bool:
         """self.name, super(Kind, self), for module in self."""
