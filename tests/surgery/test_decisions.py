@@ -211,7 +211,25 @@ def test_outer_forward_that_may_reach_inside_is_refused(kind: type[nn.Module]) -
         fold(lived_in(kind()), torch.randn(5, 4))
 
 
-@pytest.mark.parametrize(("kind", "count"), [(Outer, 1), (InAList, 2)])
+class Named(nn.ModuleDict):
+    def __init__(self) -> None:
+        super().__init__({name: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for name in "ab"})
+        self.wanted = {"a": 1.0, "b": 2.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = int(x.shape[0])
+        for number, (name, module) in enumerate(self.items()):
+            x = module(x) * self.wanted[name] * number + rows
+        return x
+
+
+class Zipped(InAList):
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x * int(x.shape[0]), x]
+        return sum(block(part.relu()) for part, block in zip(parts, self.blocks, strict=True))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("kind", "count"), [(Outer, 1), (InAList, 2), (Named, 2), (Zipped, 2)])
 def test_outer_forward_that_only_calls_may_do_what_it_wants(kind: type[nn.Module], count: int) -> None:
     model = lived_in(kind())
     folded = fold(model, torch.randn(5, 4))

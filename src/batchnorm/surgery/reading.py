@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -37,7 +37,7 @@ def why_may_reach(outer: nn.Module, path: str) -> str | None:
     depth = next((k for k, module in enumerate(modules) if type(module) not in _CONTAINERS), 0)
     inner, below = names[0], {*names[depth + 1 :], "modules", "named_modules", "get_submodule", "parameters"}
     try:
-        functions = [_Function(source) for source in _sources(kind)]
+        functions = list(_sources(kind))
     except (OSError, TypeError, SyntaxError):
         return f"the forward of {kind.__name__} can be neither traced nor read"
     for function in functions:
@@ -52,45 +52,45 @@ def _modules(outer: nn.Module, path: str) -> Iterator[nn.Module]:
         yield outer
 
 
-def _sources(kind: type[nn.Module]) -> Iterator[ast.FunctionDef]:
-    """The forward, and every method and property that it names, down to those of torch's classes."""
+def _sources(kind: type[nn.Module]) -> Iterator[_Function]:
+    """The forward, and every method and property that it names of itself, down to those of torch's classes."""
     kinds = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
     waiting, known = [("forward", 0)], {("forward", 0)}
     while waiting:
         name, first = waiting.pop()
         found = next((k for k in range(first, len(kinds)) if name in vars(kinds[k])), None)
-        function = None if found is None else _plain_function(vars(kinds[found])[name])
-        if found is None or function is None:
+        value: Any = None if found is None else vars(kinds[found])[name]
+        function = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
+        if found is None or not inspect.isfunction(function):
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
         if not isinstance(tree, ast.FunctionDef):
             raise TypeError(f"{name} is no function")
-        yield tree
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                of_super = isinstance(node.value, ast.Call) and _name(node.value.func) == "super"
-                further = (node.attr, found + 1 if of_super else 0)
-                if further not in known:
-                    known.add(further)
-                    waiting.append(further)
-
-
-def _plain_function(value: Any) -> Callable[..., Any] | None:
-    if isinstance(value, property):
-        return value.fget
-    if isinstance(value, (staticmethod, classmethod)):
-        return value.__func__
-    return inspect.unwrap(value) if inspect.isfunction(value) else None
+        source = _Function(tree, has_self=not isinstance(value, staticmethod))
+        yield source
+        for attribute, of_super in source.own_names():
+            further = (attribute, found + 1 if of_super else 0)
+            if further not in known:
+                known.add(further)
+                waiting.append(further)
 
 
 class _Function:
     """One method's source."""
 
-    def __init__(self, tree: ast.FunctionDef) -> None:
+    def __init__(self, tree: ast.FunctionDef, *, has_self: bool) -> None:
         self._tree = tree
-        arguments = [*tree.args.posonlyargs, *tree.args.args]
+        arguments = [*tree.args.posonlyargs, *tree.args.args] if has_self else []
         self._self = arguments[0].arg if arguments else ""
         self._parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+
+    def own_names(self) -> Iterator[tuple[str, bool]]:
+        """Attributes of the object itself that it names, and whether as super()'s."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Attribute):
+                of_super = isinstance(node.value, ast.Call) and _name(node.value.func) == "super"
+                if of_super or self._is_self(node.value):
+                    yield node.attr, of_super
 
     def takes_apart(self, inner: str, below: set[str], *, is_container: bool) -> bool:
         """Whether it may get at a part of a child, or of a member of a child that is a list of modules.
@@ -114,7 +114,9 @@ class _Function:
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Attribute) and node.attr in below and not self._is_self(node.value):
                 return True
-            if self._is_member(node, members, handles) and not self._is_only_called(node):
+            if self._is_member(node, members, handles) and not (
+                self._is_only_called(node) or self._is_asked(node, below)
+            ):
                 return True
         return any(self._is_self(node) and not self._is_plain_use(node) for node in ast.walk(self._tree))
 
@@ -142,6 +144,17 @@ class _Function:
             return parent.test is node
         return isinstance(parent, (ast.Compare, ast.If, ast.BoolOp, ast.UnaryOp))
 
+    def _is_asked(self, node: ast.AST, below: set[str]) -> bool:
+        """module.inplace, or getattr(module, "inplace", False): for an attribute that does not lead to the layer."""
+        parent = self._parents[node]
+        if isinstance(parent, ast.Attribute):
+            above = self._parents[parent]
+            return parent.attr not in below and not (isinstance(above, ast.Call) and above.func is parent)
+        if isinstance(parent, ast.Call) and _name(parent.func) == "getattr" and len(parent.args) > 1:
+            name = parent.args[1]
+            return isinstance(name, ast.Constant) and name.value not in below
+        return False
+
     def _is_only_gone_through(self, node: ast.AST) -> bool:
         """A list of modules, or what gives one, whose members are found by name or number, or one after the other."""
         parent = self._parents[node]
@@ -152,21 +165,24 @@ class _Function:
 
     def _bound_to(self, node: ast.AST) -> set[str]:
         """Names that a statement binds to members of a list that stands in it."""
-        counted = False
+        places: list[int] = []  # in the tuples that zip, enumerate and items give, from within
         while node in self._parents and not isinstance(node, (ast.stmt, ast.comprehension)):
             parent = self._parents[node]
             if isinstance(parent, ast.Call):
                 if parent.func is node and not self._goes_through(node):
                     return set()  # what a call gives is no member
-                counted = counted or _name(parent.func) == "enumerate" or _name(node) in ("items", "named_children")
+                if _name(parent.func) == "zip" and node in parent.args:
+                    places.append(parent.args.index(node))
+                elif _name(parent.func) in ("enumerate", "items", "named_children"):
+                    places.append(1)
             node = parent
         targets: list[ast.AST] = []
         if isinstance(node, (ast.For, ast.comprehension)):
             targets = [node.target]
         elif isinstance(node, ast.Assign):
-            targets = list(node.targets)
-        if counted:  # the first is a number or a name
-            targets = [part for t in targets for part in (t.elts[1:] if isinstance(t, ast.Tuple) else [t])]
+            targets, places = list(node.targets), []
+        for place in reversed(places):
+            targets = [t.elts[place] if isinstance(t, ast.Tuple) and place < len(t.elts) else t for t in targets]
         return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
 
     def _is_member(self, node: ast.AST, members: set[str], handles: list[ast.AST]) -> bool:
