@@ -19,7 +19,7 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 # Methods of a container of modules, and functions that get modules and do nothing but call them.
 _GO_THROUGH = ("items", "values", "children", "named_children", "_modules")
 _CALL_ALONE = ("checkpoint", "checkpoint_seq", "checkpoint_sequential")
-_LOOK_ALONE = ("len", "isinstance", "hasattr")
+_LOOK_ALONE = ("len", "isinstance", "hasattr", "is_fsdp_managed_module")
 _LIST_ALONE = ("enumerate", "zip", "reversed", "list", "tuple", "range", "iter")  # what is in them is seen further on
 
 
