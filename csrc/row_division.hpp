@@ -6,6 +6,7 @@
 #include <atomic>
 #include <vector>
 
+#include "channel_blocks.hpp"
 #include "rows.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
@@ -50,6 +51,10 @@ class Settled {
     settled_[static_cast<std::size_t>(c)] = settled;
     if (!settled) any_left_.store(true, std::memory_order_relaxed);
   }
+  void set(std::int64_t begin, std::int64_t length, const double* settled, bool all) {
+    for (std::int64_t i = 0; i < length; ++i) settled_[static_cast<std::size_t>(begin + i)] = settled[i] != 0;
+    if (!all) any_left_.store(true, std::memory_order_relaxed);
+  }
   // For threads that have met; and for one that has channels of its own.
   bool any_left() const { return any_left_.load(std::memory_order_relaxed); }
   bool any_left(Range own) const {
@@ -86,11 +91,38 @@ struct Division {
   }
 };
 
-// One thread's part of a pass over sums: adds up its chunks, or its columns of all chunks, and then calls
-// channel(c, sums) for each channel that falls to it.
-template <class M, class Sum, class Channel>
+// Calls channel(c, sums) for each channel of a range, once sums are there.
+template <class M, class Channel>
+void each_channel(const Rows& rows, const RowArrays<M>& arrays, Range own, const Channel& channel) {
+  for (std::int64_t c = own.begin; c < own.end; ++c) {
+    Pair<typename M::Real> pair;
+    for (std::int64_t j = 0; j < rows.fold; ++j) {
+      pair.add(M::SureSums::totals(arrays.sums() + j * rows.channels + c, rows.stride));
+    }
+    channel(c, pair);
+  }
+}
+
+// Calls block(begin, length, first, second), the sums as arrays, for all of a range. For Fast alone.
+template <class M, class OfBlock>
+void each_block(const Rows& rows, const RowArrays<M>& arrays, Range own, const OfBlock& block) {
+  for (std::int64_t c = own.begin; c < own.end; c += kBlock) {
+    const std::int64_t length = std::min(kBlock, own.end - c);
+    Block first{}, second{};
+    for (std::int64_t j = 0; j < rows.fold; ++j) {
+      const double* sums = arrays.sums() + j * rows.channels + c;
+#pragma omp simd
+      for (std::int64_t i = 0; i < length; ++i) first[i] += sums[i], second[i] += sums[rows.stride + i];
+    }
+    block(c, length, first, second);
+  }
+}
+
+// One thread's part of a pass over sums: adds up its chunks, or its columns of all chunks, and then calls finish(own) with
+// the channels that fall to it.
+template <class M, class Sum, class Finish>
 void sum_rows(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all,
-              const Sum& sum, const Channel& channel) {
+              const Sum& sum, const Finish& finish) {
   const Range own = division.own(rows, thread, all);
   if (division.by_columns) {
     const Range columns = all > 1 ? own : Range{0, rows.columns};
@@ -123,13 +155,7 @@ void sum_rows(const Rows& rows, const RowArrays<M>& arrays, const Division& divi
     }
     division.meet(all);
   }
-  for (std::int64_t c = own.begin; c < own.end; ++c) {
-    Pair<typename M::Real> pair;
-    for (std::int64_t j = 0; j < rows.fold; ++j) {
-      pair.add(M::SureSums::totals(arrays.sums() + j * rows.channels + c, rows.stride));
-    }
-    channel(c, pair);
-  }
+  finish(own);
   division.meet(all);
 }
 

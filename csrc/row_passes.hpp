@@ -12,6 +12,11 @@ void spread_constants(const Rows& rows, std::int64_t c, const Constants<typename
   for (std::int64_t j = 0; j < rows.fold; ++j) Math::constants(k, arrays + j * rows.channels + c, rows.stride);
 }
 
+inline void spread_constants(const Rows& rows, std::int64_t begin, std::int64_t length, const ConstantsBlock& k,
+                             float* arrays) {
+  for (std::int64_t j = 0; j < rows.fold; ++j) k.split(length, arrays + j * rows.channels + begin, rows.stride);
+}
+
 template <class Number>
 void spread_slope(const Rows& rows, std::int64_t c, const Slope& slope, Number* arrays) {
   for (std::int64_t j = 0; j < rows.fold; ++j) {
@@ -71,8 +76,18 @@ void write_exactly(const Rows& rows, const Division& division, const Forward& f,
   });
 }
 
+// Channels in blocks, where there is arithmetic for them.
+template <class M>
+inline constexpr bool kInBlocks = std::is_same_v<M, Fast>;
+
+// Nobody asks what becomes of a channel once its moments are known.
+struct Unasked {
+  void operator()(std::int64_t) const {}
+  void operator()(std::int64_t, std::int64_t, const double*) const {}
+};
+
 // One thread's part of taking every channel's moments: a look, and where that did not settle a channel, another.
-// Calls known(c) for each channel that falls to the thread.
+// Calls known(c), or known(begin, length, which of them), for the channels that fall to the thread.
 template <class M, class FirstSums, class T, class Known>
 void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& division, int thread, int all, const T* x,
                   const double* weights, Centre centre, const Count<typename M::Real>& count, double eps, Settled& settled,
@@ -86,12 +101,26 @@ void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& 
       [&](std::int64_t k, Range columns, double* sums) {
         steps.template moments<FirstSums>(x, k, columns, arrays.anchors(), sums);
       },
-      [&](std::int64_t c, Pair<typename M::Real> sums) {
-        set_moments(centre, c, arrays.anchors()[c], sums, count);
-        settled.set(c, M::template settled<FirstSums>(sums, count, eps));
-        if (settled[c]) return known(c);
-        const double anchor = second_guess(centre, c, arrays.anchors()[c]);
-        for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * rows.channels + c] = anchor;
+      [&](Range channels) {
+        if constexpr (kInBlocks<M>) {
+          each_block(rows, arrays, channels, [&](std::int64_t c, std::int64_t length, const double* first, const double* second) {
+            Block on;
+            const double left = set_moments<FirstSums>(centre, c, length, arrays.anchors() + c, first, second, count, eps, on);
+            settled.set(c, length, on, left == 0);
+            known(c, length, on);
+          });
+        } else {
+          each_channel(rows, arrays, channels, [&](std::int64_t c, Pair<typename M::Real> sums) {
+            set_moments(centre, c, arrays.anchors()[c], sums, count);
+            settled.set(c, M::template settled<FirstSums>(sums, count, eps));
+            if (settled[c]) known(c);
+          });
+        }
+        for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+          if (settled[c]) continue;
+          const double anchor = second_guess(centre, c, arrays.anchors()[c]);
+          for (std::int64_t j = 0; j < rows.fold; ++j) arrays.anchors()[j * rows.channels + c] = anchor;
+        }
       });
   if (division.by_columns ? !settled.any_left(own) : !settled.any_left()) return;
   sum_rows<M>(
@@ -99,12 +128,42 @@ void take_moments(const Rows& rows, const RowArrays<M>& arrays, const Division& 
       [&](std::int64_t k, Range columns, double* sums) {
         surely.template moments<typename M::SureSums>(x, k, columns, arrays.anchors(), sums);
       },
-      [&](std::int64_t c, Pair<typename M::Real> sums) {
-        if (settled[c]) return;
-        set_moments(centre, c, arrays.anchors()[c], sums, count);
-        known(c);
+      [&](Range channels) {
+        each_channel(rows, arrays, channels, [&](std::int64_t c, Pair<typename M::Real> sums) {
+          if (settled[c]) return;
+          set_moments(centre, c, arrays.anchors()[c], sums, count);
+          known(c);
+        });
       });
 }
+
+// What is known of a channel, or of a block of them, in training: running statistics move, constants are spread.
+template <class M>
+struct Settling {
+  const Rows& rows;
+  const Forward& f;
+  const Count<typename M::Real>& count;
+  typename M::Number* constants;
+  bool moves;
+  std::atomic<std::int64_t>& refused;
+  std::atomic<bool>& leaves_range;
+
+  void operator()(std::int64_t c) const {
+    if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
+    const auto k = constants_of<M>(f, c, count);
+    spread_constants<M>(rows, c, k, constants);
+    if (!M::covers(k, f.centre.m2()[c])) leaves_range.store(true, std::memory_order_relaxed);
+  }
+  // on: 1 for those that are known.
+  void operator()(std::int64_t begin, std::int64_t length, const double* on) const {
+    const double stayed = moves ? move_running(f, begin, length, count, on) : 0;
+    if (stayed > 0) refused.fetch_add(static_cast<std::int64_t>(stayed), std::memory_order_relaxed);
+    ConstantsBlock k;
+    constants_of(f, begin, length, count, k);
+    spread_constants(rows, begin, length, k, constants);
+    if (k.uncovered(length, f.centre.m2() + begin, on) > 0) leaves_range.store(true, std::memory_order_relaxed);
+  }
+};
 
 template <class M, class T, Act A, bool kExtras>
 std::int64_t train_rows(const Forward& f) {
@@ -120,12 +179,7 @@ std::int64_t train_rows(const Forward& f) {
   std::atomic<bool> leaves_range{false};
   Settled settled(channels);
 
-  const auto settle = [&](std::int64_t c) {
-    if (moves && !move_running(f, c, count)) refused.fetch_add(1, std::memory_order_relaxed);
-    const auto k = constants_of<M>(f, c, count);
-    spread_constants<M>(rows, c, k, arrays.template constants<M>());
-    if (!M::covers(k, f.centre.m2()[c])) leaves_range.store(true, std::memory_order_relaxed);
-  };
+  const Settling<M> settle{rows, f, count, arrays.template constants<M>(), moves, refused, leaves_range};
   // By columns threads do not meet, and one may write before another knows of a channel that leaves the range: every
   // thread writes what it has, and such a batch is written once more.
   spread_first_guesses<M>(rows, x, f.weights, in_short, arrays.anchors(), arrays.sums());
@@ -156,11 +210,20 @@ void evaluate_rows(const Forward& f) {
   const RowArrays<M> arrays(rows, 0, true);
   auto* constants = arrays.template constants<M>();
   const Count<typename M::Real> one(1);
-  for (std::int64_t c = 0; c < rows.channels; ++c) {
-    const auto k = constants_of<M>(f, c, one);
-    spread_constants<M>(rows, c, k, constants);
-    if (!M::covers(k, 0)) return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(),
-                                                             Count<long double>(1));
+  bool covers = true;
+  if constexpr (kInBlocks<M>) {
+    for (std::int64_t c = 0; c < rows.channels; c += kBlock) {
+      const std::int64_t length = std::min(kBlock, rows.channels - c);
+      ConstantsBlock k;
+      constants_of(f, c, length, one, k);
+      spread_constants(rows, c, length, k, constants);
+      covers = covers && k.uncovered(length, kNone, kAll) == 0;
+    }
+  } else {
+    for (std::int64_t c = 0; c < rows.channels; ++c) spread_constants<M>(rows, c, constants_of<M>(f, c, one), constants);
+  }
+  if (!covers) {
+    return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(), Count<long double>(1));
   }
   const RowSteps<M, T, A, kExtras> steps{rows, f.weights};
   const bool past = !kExtras && may_store_past<T, M>(rows, f.y);
@@ -192,21 +255,25 @@ void backward_rows(const Backward& b) {
   Settled settled(channels);
 
   // Before anything is written: dx may be dy itself.
-  if constexpr (!std::is_same_v<M, Exact>) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      if (!M::covers(known_constants<M>(b, c), spread_of(b.centre, b.training, c))) {
+  for (std::int64_t c = 0; c < channels; c += kBlock) {
+    const std::int64_t length = std::min(kBlock, channels - c);
+    if constexpr (kInBlocks<M>) {
+      ConstantsBlock k;
+      known_constants(b, c, length, k);
+      if (k.uncovered(length, b.training ? b.centre.m2() + c : kNone, kAll) > 0) {
         return backward_rows<Exact, T, Act::any, true>(b);
       }
+      spread_constants(rows, c, length, k, constants);
+    } else {
+      for (std::int64_t i = c; i < c + length; ++i) spread_constants<M>(rows, i, known_constants<M>(b, i), constants);
+    }
+    if (sums_asked) continue;
+    for (std::int64_t i = c; i < c + length; ++i) {
+      spread_slope(rows, i, slope_of<M>(b, i, known_constants<M>(b, i), {}, count), slopes);
     }
   }
   spread(division.threads, [&](int thread, int all) {
     const Range own = division.own(rows, thread, all);
-    for (std::int64_t c = own.begin; c < own.end; ++c) {
-      const auto k = known_constants<M>(b, c);
-      spread_constants<M>(rows, c, k, constants);
-      if (!sums_asked) spread_slope(rows, c, slope_of<M>(b, c, k, {}, count), slopes);
-    }
-    division.meet(all);
     if (sums_asked) {
       const auto known = [&](std::int64_t c, Pair<typename M::Real> sums) {
         spread_slope(rows, c, slope_of<M>(b, c, known_constants<M>(b, c), sums, count), slopes);
@@ -217,9 +284,28 @@ void backward_rows(const Backward& b) {
             in_short ? steps.template sum_gradients<typename M::Sums>(b, k, columns, constants, sums)
                      : steps.template sum_gradients<typename M::SureSums>(b, k, columns, constants, sums);
           },
-          [&](std::int64_t c, Pair<typename M::Real> sums) {
-            known(c, sums);
-            settled.set(c, !in_short || M::template settled<typename M::Sums>(sums));
+          [&](Range own_channels) {
+            if constexpr (kInBlocks<M>) {
+              each_block(rows, arrays, own_channels, [&](std::int64_t c, std::int64_t length, const double* first, const double* second) {
+                ConstantsBlock k;
+                known_constants(b, c, length, k);
+                slopes_of(b, c, length, k, first, second, count, slopes + c, rows.stride);
+                for (std::int64_t j = 1; j < rows.fold; ++j) {
+                  for (int a = 0; a < 3; ++a) {
+                    const float* from = slopes + a * rows.stride + c;
+                    std::copy(from, from + length, slopes + a * rows.stride + j * channels + c);
+                  }
+                }
+                Block on;
+                const double left = in_short ? settled_gradients(length, first, second, on) : 0;
+                settled.set(c, length, in_short ? on : kAll, left == 0);
+              });
+            } else {
+              each_channel(rows, arrays, own_channels, [&](std::int64_t c, Pair<typename M::Real> sums) {
+                known(c, sums);
+                settled.set(c, true);
+              });
+            }
           });
       if (division.by_columns ? settled.any_left(own) : settled.any_left()) {
         sum_rows<M>(
@@ -227,8 +313,10 @@ void backward_rows(const Backward& b) {
             [&](std::int64_t k, Range columns, double* sums) {
               surely.template sum_gradients<typename M::SureSums>(b, k, columns, constants, sums);
             },
-            [&](std::int64_t c, Pair<typename M::Real> sums) {
-              if (!settled[c]) known(c, sums);
+            [&](Range own_channels) {
+              each_channel(rows, arrays, own_channels, [&](std::int64_t c, Pair<typename M::Real> sums) {
+                if (!settled[c]) known(c, sums);
+              });
             });
       }
     }
@@ -253,7 +341,7 @@ void statistics_rows(const Statistics& s) {
   spread_first_guesses<M>(rows, x, nullptr, false, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
     take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr, Centre{s.block, rows.channels},
-                                          Count<typename M::Real>(static_cast<typename M::Real>(rows.rows)), 0.0, settled, [](std::int64_t) {});
+                                          Count<typename M::Real>(static_cast<typename M::Real>(rows.rows)), 0.0, settled, Unasked{});
   });
 }
 
