@@ -12,6 +12,10 @@
 
 namespace batchnorm::BATCHNORM_VARIANT {
 
+// Whether there is arithmetic for blocks.
+template <class M>
+inline constexpr bool kInBlocks = std::is_same_v<M, Fast>;
+
 inline constexpr std::int64_t kBlock = 64;  // channels at a time
 using Block = double[kBlock];
 inline constexpr Block kNone{};

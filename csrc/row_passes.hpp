@@ -76,10 +76,6 @@ void write_exactly(const Rows& rows, const Division& division, const Forward& f,
   });
 }
 
-// Channels in blocks, where there is arithmetic for them.
-template <class M>
-inline constexpr bool kInBlocks = std::is_same_v<M, Fast>;
-
 // Nobody asks what becomes of a channel once its moments are known.
 struct Unasked {
   void operator()(std::int64_t) const {}

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <vector>
 
+#include "channel_blocks.hpp"
 #include "slabs.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
@@ -123,10 +124,20 @@ void evaluate_slabs(const Forward& f) {
   const Shape& s = f.shape;
   std::vector<typename M::Number> numbers(static_cast<std::size_t>(s.channels * M::kConstants));
   const Count<typename M::Real> one(1);
-  for (std::int64_t c = 0; c < s.channels; ++c) {
-    const auto k = constants_of<M>(f, c, one);
-    if (!M::covers(k, 0)) return evaluate_slabs<Exact, T, Act::any, true>(f);
-    M::constants(k, &numbers[c * M::kConstants], 1);
+  for (std::int64_t c = 0; c < s.channels; c += kBlock) {
+    const std::int64_t length = std::min(kBlock, s.channels - c);
+    if constexpr (kInBlocks<M>) {
+      ConstantsBlock k;
+      constants_of(f, c, length, one, k);
+      if (k.uncovered(length, kNone, kAll) > 0) return evaluate_slabs<Exact, T, Act::any, true>(f);
+      float apart[M::kConstants * kBlock];
+      k.split(length, apart, kBlock);
+      for (std::int64_t i = 0; i < length; ++i) {
+        for (int a = 0; a < M::kConstants; ++a) numbers[(c + i) * M::kConstants + a] = apart[a * kBlock + i];
+      }
+    } else {
+      for (std::int64_t i = c; i < c + length; ++i) M::constants(constants_of<M>(f, i, one), &numbers[i * M::kConstants], 1);
+    }
   }
   const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
   const bool past = !kExtras && may_store_past<T, M>(s, f.y);
