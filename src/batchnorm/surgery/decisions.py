@@ -12,14 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from batchnorm.surgery.stand_ins import StrictTracer
 
-_OURS = frozenset({"torch", "batchnorm", *sys.stdlib_module_names})
+_OURS = frozenset({"torch", "batchnorm", "_pytest", "pluggy"})
+_STANDARD = str(Path(dis.__file__).parent)
+# Functions that see through a stand-in without asking it.
+_REVEALING = frozenset({"type", "id", "issubclass", "is_", "is_not", "vars", "is_tensor_like", "tree_leaves"})
 _MODES = frozenset(
     {"is_inference_mode_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled", "is_autocast_available"}
 )
@@ -33,7 +37,6 @@ class _Decision:
     names: tuple[str, ...]
     constant: Any
     is_plain: bool  # a name and a constant, nothing else
-    is_of_type: bool  # type(x) == T: of no account where no type is asked for
     is_match: bool
 
 
@@ -55,8 +58,10 @@ def watched(tracer: StrictTracer, known: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _entered(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, event: str, _: Any) -> Any:
-    if str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
+    if _is_elsewhere(frame):
         return None
+    if _catches(frame.f_code):
+        tracer.refuse("it catches exceptions")
     if _MODES & set(frame.f_code.co_names):
         tracer.refuse("it asks for a mode of torch's")
     if not _decisions(frame.f_code):
@@ -78,7 +83,9 @@ def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, dec
     held = [value for value in values if _holds_a_stand_in(value)]
     if decision.is_match and any(_holds_a_stand_in(value) for value in frame.f_locals.values()):
         tracer.refuse("it matches a value")
-    if not held or (decision.is_of_type and type not in values and "type" not in decision.names):
+    if not decision.names and any(_is_stand_in(value) for value in frame.f_locals.values()):
+        tracer.refuse("it matches a value")
+    if not held:
         return
     first: Any = held[0]
     if decision.is_plain and _is_stand_in(first) and first.node.op == "placeholder":
@@ -88,6 +95,19 @@ def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, dec
         if name not in known and decision.constant is None:
             tracer.asks_for_none = name
     tracer.refuse("it asks whether a value is None, or which object it is")
+
+
+def _is_elsewhere(frame: FrameType) -> bool:
+    """Whether this is a function of torch's, ours, or of Python's own library: these decide nothing for a forward."""
+    name, file = str(frame.f_globals.get("__name__", "")).split(".")[0], frame.f_code.co_filename
+    is_standard = file.startswith((_STANDARD, "<frozen")) and "site-packages" not in file
+    return name in _OURS or (name in sys.stdlib_module_names and is_standard)
+
+
+@functools.lru_cache(maxsize=4096)
+def _catches(code: CodeType) -> bool:
+    """Whether there is an `except`: real values may raise what stand-ins do not."""
+    return any(instruction.opname == "CHECK_EXC_MATCH" for instruction in dis.get_instructions(code))
 
 
 def _is_stand_in(value: Any) -> bool:
@@ -100,7 +120,11 @@ def _holds_a_stand_in(value: Any) -> bool:
         return any(_is_stand_in(v) for v in value.values())
     if issubclass(kind, (list, tuple, set, frozenset)):
         return any(_is_stand_in(v) for v in value)
-    return issubclass(kind, fx.Proxy)
+    if issubclass(kind, fx.Proxy):
+        return True
+    if issubclass(kind, (nn.Module, ModuleType, type)) or not hasattr(value, "__dict__"):
+        return False
+    return any(_is_stand_in(v) for v in vars(value).values())
 
 
 @functools.lru_cache(maxsize=4096)
@@ -110,20 +134,19 @@ def _decisions(code: CodeType) -> dict[int, _Decision]:
     found = {}
     for instruction in instructions:
         of_identity = instruction.opname == "IS_OP" or instruction.opname.endswith(("IF_NONE", "IF_NOT_NONE"))
-        of_type = instruction.opname in ("COMPARE_OP", "CONTAINS_OP")
+        is_call = instruction.opname.startswith("CALL")
         is_match = instruction.opname in _MATCHES
-        if not (of_identity or of_type or is_match):
+        if not (of_identity or is_call or is_match):
             continue
         parts = [other for other in instructions if _is_within(other, instruction) and other.opname.startswith("LOAD_")]
         names = [p.argval for p in parts if p.opname not in ("LOAD_CONST", "LOAD_ATTR", "LOAD_METHOD")]
-        if of_type and "type" not in names:
+        if is_call and not _REVEALING.intersection(p.argval for p in parts if isinstance(p.argval, str)):
             continue
         constants = [p.argval for p in parts if p.opname == "LOAD_CONST"]
         found[instruction.offset] = _Decision(
             tuple(name for name in names if isinstance(name, str)),
             constants[0] if constants else None,
-            len(names) == 1 and len(parts) == 1 + len(constants) and len(constants) <= 1,
-            of_type,
+            not is_call and len(names) == 1 and len(parts) == 1 + len(constants) and len(constants) <= 1,
             is_match,
         )
     return found

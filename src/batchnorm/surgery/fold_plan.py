@@ -181,7 +181,7 @@ class _Finder:
             return self._proofs.why_not(linear_call, norm_call)
         shifts = bool(arithmetic.scale_shift(layer).shift.any())
         reason = arithmetic.why_no_shift_before(linear) if shifts else None
-        return reason or self._proofs.why_not(norm_call, linear_call)
+        return reason or self._proofs.why_not(norm_call, linear_call, hands_on=True)
 
 
 def _why_not_features(layer: Any, norm_call: Call, linear: Any, linear_call: Call) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise, repeat
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -17,6 +18,7 @@ from torch import fx, nn
 from batchnorm.surgery.activations import is_nothing
 from batchnorm.surgery.fold_flow import Call
 from batchnorm.surgery.fold_layers import has_hooks
+from batchnorm.surgery.patterns import IN_PLACE
 from batchnorm.surgery.places import Places
 from batchnorm.surgery.reading import why_may_reach
 from batchnorm.surgery.stand_ins import UnprovenError
@@ -25,6 +27,8 @@ from batchnorm.surgery.tracing import traces
 _SHAPES = ("shape", "ndim", "dtype", "device")  # attributes that say nothing of a tensor's numbers
 _LIKE = ("reshape_as", "view_as", "expand_as")  # methods that ask their argument for its shape
 _SIZES = ("size", "dim", "is_floating_point")
+# Of each graph, the calls of every child: a Sequential of a thousand layers is asked for each of them.
+_CALLS: WeakKeyDictionary[fx.Graph, dict[nn.Module, list[fx.Node]]] = WeakKeyDictionary()
 
 
 class Proofs:
@@ -33,8 +37,12 @@ class Proofs:
     def __init__(self) -> None:
         self._known: dict[nn.Module, tuple[fx.Graph, ...] | str] = {}
 
-    def why_not(self, first: Call, second: Call) -> str | None:
-        """Why it is not certain that the second layer takes what the first gives, and nobody else does."""
+    def why_not(self, first: Call, second: Call, *, hands_on: bool = False) -> str | None:
+        """Why it is not certain that the second layer takes what the first gives, and nobody else does.
+
+        Args:
+            hands_on: whether the first, once it is folded, gives its input itself, which then nobody may write to.
+        """
         shared = 0
         while first.way[shared] == second.way[shared]:
             shared += 1
@@ -46,6 +54,8 @@ class Proofs:
         try:
             for graph in self._graphs(common):
                 _check_passed_on(graph, common, outs[0], ins[0], second)
+                if hands_on:
+                    _check_unwritten(graph, common, outs[0])
             for parent, child in pairwise(outs):
                 for graph in self._graphs(parent):
                     _check_returned(graph, parent, child)
@@ -129,6 +139,22 @@ def _check_passed_on(graph: fx.Graph, module: nn.Module, first: nn.Module, secon
         raise UnprovenError(f"{name} may call {type(second).__name__} with further arguments")
 
 
+def _check_unwritten(graph: fx.Graph, module: nn.Module, first: nn.Module) -> None:
+    """Raise where what goes into the first is also changed in place."""
+    for call in _calls(graph, module, first):
+        for value in call.all_input_nodes:
+            if any(user is not call and _may_write(user, module) for user in value.users):
+                raise UnprovenError(f"what {type(first).__name__} takes is also changed in place")
+
+
+def _may_write(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or node.target in IN_PLACE or node.kwargs.get("inplace") not in (None, False) or True in node.args
+
+
 def _check_returned(graph: fx.Graph, module: nn.Module, child: nn.Module) -> None:
     found = _calls(graph, module, child)
     output = next(node for node in graph.nodes if node.op == "output")
@@ -152,7 +178,12 @@ def _calls(graph: fx.Graph, module: nn.Module, child: nn.Module) -> list[fx.Node
     for node in graph.nodes:
         if node.op == "get_attr" and child in _on_the_way(module, str(node.target)):
             raise UnprovenError(f"{type(module).__name__} reads the parameters of {type(child).__name__} itself")
-    return [n for n in graph.nodes if n.op == "call_module" and module.get_submodule(str(n.target)) is child]
+    if graph not in _CALLS:
+        _CALLS[graph] = {}
+        for node in graph.nodes:
+            if node.op == "call_module":
+                _CALLS[graph].setdefault(module.get_submodule(str(node.target)), []).append(node)
+    return list(_CALLS[graph].get(child, ()))
 
 
 def _on_the_way(module: nn.Module, attribute: str) -> Iterator[nn.Module]:

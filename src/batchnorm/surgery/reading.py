@@ -8,6 +8,7 @@ itself. The rule is narrow: `self.inner(x)` is a call, and everything else that 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Iterator
@@ -17,9 +18,15 @@ from torch import nn
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 # Methods of a container of modules, and functions that get modules and do nothing but call them.
-_GO_THROUGH = ("items", "values", "children", "named_children", "_modules")
+_GO_THROUGH = ("items", "values", "children", "named_children")
+# Attributes of a module that lead to every module or parameter in it.
+_LEAD_EVERYWHERE = frozenset(
+    {"modules", "named_modules", "get_submodule", "parameters", "named_parameters", "get_parameter"}
+    | {"state_dict", "apply", "_modules", "__dict__"}
+)
 _CALL_ALONE = ("checkpoint", "checkpoint_seq", "checkpoint_sequential")
 _LOOK_ALONE = ("len", "isinstance", "hasattr", "is_fsdp_managed_module")
+_ODD = ("__call__", "__getattr__", "__getattribute__", "_call_impl")
 _LIST_ALONE = ("enumerate", "zip", "reversed", "list", "tuple", "range", "iter")  # what is in them is seen further on
 
 
@@ -33,9 +40,12 @@ def why_may_reach(outer: nn.Module, path: str) -> str | None:
     kind = type(outer)
     if kind.__module__.split(".")[0] == "torch":
         return None  # DataParallel and the like hand on what they are given
+    kinds = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    if "forward" in vars(outer) or any(name in vars(k) for k in kinds for name in _ODD):
+        return f"{kind.__name__}, whose forward cannot be traced, is called or finds its attributes in a way of its own"
     names, modules = path.split("."), list(_modules(outer, path))
     depth = next((k for k, module in enumerate(modules) if type(module) not in _CONTAINERS), 0)
-    inner, below = names[0], {*names[depth + 1 :], "modules", "named_modules", "get_submodule", "parameters"}
+    inner, below = names[0], _LEAD_EVERYWHERE.union(names[depth + 1 :])
     try:
         functions = list(_sources(kind))
     except (OSError, TypeError, SyntaxError):
@@ -60,6 +70,7 @@ def _sources(kind: type[nn.Module]) -> Iterator[_Function]:
         name, first = waiting.pop()
         found = next((k for k in range(first, len(kinds)) if name in vars(kinds[k])), None)
         value: Any = None if found is None else vars(kinds[found])[name]
+        value = getattr(value, "func", value) if isinstance(value, functools.cached_property) else value
         function = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
         if found is None or not inspect.isfunction(function):
             continue
@@ -92,7 +103,7 @@ class _Function:
                 if of_super or self._is_self(node.value):
                     yield node.attr, of_super
 
-    def takes_apart(self, inner: str, below: set[str], *, is_container: bool) -> bool:
+    def takes_apart(self, inner: str, below: frozenset[str], *, is_container: bool) -> bool:
         """Whether it may get at a part of a child, or of a member of a child that is a list of modules.
 
         Args:
@@ -112,7 +123,8 @@ class _Function:
             elif not self._is_only_called(node):
                 return True
         for node in ast.walk(self._tree):
-            if isinstance(node, ast.Attribute) and node.attr in below and not self._is_self(node.value):
+            of_self = isinstance(node, ast.Attribute) and self._is_self(node.value)
+            if isinstance(node, ast.Attribute) and node.attr in (_LEAD_EVERYWHERE if of_self else below):
                 return True
             if self._is_member(node, members, handles) and not (
                 self._is_only_called(node) or self._is_asked(node, below)
@@ -140,11 +152,18 @@ class _Function:
         parent = self._parents[node]
         if isinstance(parent, ast.Call):
             return parent.func is node or _name(parent.func) in (*_CALL_ALONE, *_LOOK_ALONE)
-        if isinstance(parent, ast.IfExp):
-            return parent.test is node
-        return isinstance(parent, (ast.Compare, ast.If, ast.BoolOp, ast.UnaryOp))
+        return self._is_test(node)
 
-    def _is_asked(self, node: ast.AST, below: set[str]) -> bool:
+    def _is_test(self, node: ast.AST) -> bool:
+        """if self.act:, self.act is not None and ...: whether it is there."""
+        parent = self._parents[node]
+        while isinstance(parent, (ast.Compare, ast.BoolOp)) or (
+            isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.Not)
+        ):
+            node, parent = parent, self._parents[parent]
+        return isinstance(parent, (ast.If, ast.IfExp, ast.While, ast.Assert)) and parent.test is node
+
+    def _is_asked(self, node: ast.AST, below: frozenset[str]) -> bool:
         """module.inplace, or getattr(module, "inplace", False): for an attribute that does not lead to the layer."""
         parent = self._parents[node]
         if isinstance(parent, ast.Attribute):
@@ -158,10 +177,10 @@ class _Function:
     def _is_only_gone_through(self, node: ast.AST) -> bool:
         """A list of modules, or what gives one, whose members are found by name or number, or one after the other."""
         parent = self._parents[node]
-        if isinstance(parent, ast.Call):
-            return parent.func is node or _name(parent.func) in _LIST_ALONE
+        while isinstance(parent, ast.Call) and (parent.func is node or _name(parent.func) in _LIST_ALONE):
+            node, parent = parent, self._parents[parent]
         iterated = isinstance(parent, (ast.For, ast.comprehension)) and parent.iter is node
-        return iterated or isinstance(parent, (ast.Subscript, ast.Attribute, ast.Compare, ast.If, ast.BoolOp))
+        return iterated or isinstance(parent, (ast.Subscript, ast.Attribute, ast.Assign)) or self._is_test(node)
 
     def _bound_to(self, node: ast.AST) -> set[str]:
         """Names that a statement binds to members of a list that stands in it."""

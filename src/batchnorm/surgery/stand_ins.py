@@ -7,9 +7,10 @@ may catch the exception.
 from __future__ import annotations
 
 import dis
+import functools
 import sys
-from collections.abc import Callable
-from types import BuiltinFunctionType, FrameType, ModuleType
+from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType, CodeType, FrameType, ModuleType, UnionType
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +20,9 @@ from batchnorm.surgery.patterns import IN_PLACE
 
 _MOST_QUESTIONS = 12  # in one trace
 _LOOK_FOR_TYPES = ("abc", "typing", "typing_extensions")  # modules whose checks end in a look at the value's type
+_USUAL = (torch.Tensor, list, tuple, dict, str, int, float)  # what their classes may stand for
+_NAMES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FAST_CHECK")
+_SILENT = ("CACHE", "PRECALL", "NOP", "EXTENDED_ARG", "PUSH_NULL")  # which put no value together
 
 
 class UnprovenError(Exception):
@@ -33,11 +37,19 @@ class Answers:
         self.chosen: list[Any] = []
         self.alternatives: list[tuple[Any, ...]] = []
         self._kinds: dict[fx.Node, type] = {}
+        self._denied: dict[fx.Node, set[type]] = {}
 
-    def kind(self, node: fx.Node) -> type:
-        """What type a value is of: a tensor, a collection, or something else; the same whenever it is asked."""
+    def kind(self, node: fx.Node, asked: tuple[type, ...]) -> type:
+        """Which of these types a value is of, or StandIn for none of them; consistent with what was said before."""
         if node not in self._kinds:
-            self._kinds[node] = self._choose((torch.Tensor, list, tuple, dict, StandIn))
+            denied = self._denied.setdefault(node, set())
+            open_still = [kind for kind in dict.fromkeys(asked) if not any(issubclass(kind, no) for no in denied)]
+            first = [kind for kind in open_still if kind is torch.Tensor]
+            chosen = self._choose((*first, *(kind for kind in open_still if kind not in first), StandIn))
+            if chosen is StandIn:
+                denied.update(asked)
+                return StandIn
+            self._kinds[node] = chosen
         return self._kinds[node]
 
     def truth(self) -> bool:
@@ -116,21 +128,29 @@ class StandIn(fx.Proxy):
             asker = sys._getframe(2)
         if _is_of(asker, "torch") and asker.f_code.co_name != "is_tensor":
             return StandIn
-        doing = _in_progress(asker)
-        if _is_torchs(doing):
+        if _is_torchs(_in_progress(asker)):
             return StandIn
-        looks = doing in ("__class__", isinstance) or (
-            asker.f_code.co_name == "__instancecheck__" and _is_of(asker, *_LOOK_FOR_TYPES)
-        )
-        if by_torchs_parameter or not looks:
+        asked = None if by_torchs_parameter else _types_asked_for(asker)
+        if asked is None:
             self.tracer.refuse("it asks for the type of a value")
-        return self.tracer.ask(lambda answers: answers.kind(self.node), "it asks for the type of a value")
+        return self.tracer.ask(lambda answers: answers.kind(self.node, asked), "it asks for the type of a value")
+
+    def __getattr__(self, name: str) -> Any:
+        asker = sys._getframe(1)
+        if not _is_of(asker, "torch", "batchnorm") and _in_progress(asker) in (hasattr, getattr):
+            self.tracer.refuse("it asks whether a value has an attribute")
+        return _Attribute(self, name)
 
     def __hash__(self) -> int:
         """For torch.fx; a forward that looks a value up decides by what it finds."""
-        if not _is_of(sys._getframe(1), "torch", "batchnorm"):
+        asker = sys._getframe(1)
+        if not _is_of(asker, "torch", "batchnorm") or asker.f_globals["__name__"] == nn.modules.container.__name__:
             self.tracer.refuse("it looks for a value in a set or a dictionary")
         return id(self)
+
+
+class _Attribute(StandIn, fx.proxy.Attribute):
+    """x.shape, or the method x.view before it is called."""
 
 
 def _number(name: str) -> Callable[[StandIn], NoReturn]:
@@ -164,20 +184,68 @@ def _is_of(frame: FrameType, *names: str) -> bool:
 
 
 def _in_progress(frame: FrameType) -> Any:
-    """What a frame is doing: "__class__" where it looks at a type itself, or what the call in progress begins with.
+    """What the call in progress begins with: isinstance for isinstance(x, T), the module torch for torch.arange(x).
 
-    That is isinstance for isinstance(x, T), the module torch for torch.arange(x); None where it is not to be seen.
-    Functions in C ask, too, and torch's read the memory of whatever says that it is a tensor.
+    None where that is not to be seen. Functions in C ask, too, and torch's read the memory of whatever says that it is
+    a tensor.
     """
-    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}
+    instructions = _instructions(frame.f_code)
     now = instructions[frame.f_lasti]
-    if now.argval == "__class__" or now.opname == "MATCH_CLASS":
-        return "__class__"
-    for instruction in instructions.values():
-        if instruction.opname.startswith("LOAD_") and _start(instruction) == _start(now) != (None, None):
-            known = (frame.f_locals, frame.f_globals, frame.f_builtins)
-            return next((names[instruction.argval] for names in known if instruction.argval in names), None)
-    return None
+    if not now.opname.startswith(("CALL", "PRECALL")):
+        return None
+    begins = [i for i in instructions.values() if i.opname in _NAMES and _start(i) == _start(now) != (None, None)]
+    return _value_of(begins[0], frame) if len(begins) == 1 else None
+
+
+def _types_asked_for(frame: FrameType) -> tuple[type, ...] | None:
+    """T in isinstance(x, T); for abstract classes what they may stand for; None where it is not to be seen."""
+    if frame.f_code.co_name == "__instancecheck__" and _is_of(frame, *_LOOK_FOR_TYPES):
+        return _USUAL
+    if _in_progress(frame) is not isinstance:
+        return None
+    before = [i for i in _instructions(frame.f_code).values() if i.offset < frame.f_lasti and i.opname not in _SILENT]
+    try:
+        found, _ = _expression(before, frame)
+    except (LookupError, AttributeError, TypeError):
+        return None
+    return tuple(_flat(found)) if all(isinstance(kind, type) for kind in _flat(found)) else None
+
+
+def _expression(instructions: list[dis.Instruction], frame: FrameType) -> tuple[Any, list[dis.Instruction]]:
+    """The value that the last instructions have put together of names, and the instructions before them."""
+    *before, last = instructions
+    if last.opname in _NAMES or last.opname == "LOAD_CONST":
+        return (last.argval if last.opname == "LOAD_CONST" else _value_of(last, frame)), before
+    if last.opname == "LOAD_ATTR":
+        base, before = _expression(before, frame)
+        if not isinstance(base, (ModuleType, type)):
+            raise LookupError(last.argval)
+        return getattr(base, last.argval), before
+    if last.opname != "BUILD_TUPLE":
+        raise LookupError(last.opname)
+    parts = []
+    for _ in range(last.argval):
+        part, before = _expression(before, frame)
+        parts.append(part)
+    return tuple(parts), before
+
+
+def _flat(kinds: Any) -> Iterator[Any]:
+    if isinstance(kinds, (tuple, UnionType)):
+        for kind in kinds if isinstance(kinds, tuple) else kinds.__args__:
+            yield from _flat(kind)
+    else:
+        yield kinds
+
+
+def _value_of(instruction: dis.Instruction, frame: FrameType) -> Any:
+    known = (frame.f_locals, frame.f_globals, frame.f_builtins)
+    return next((names[instruction.argval] for names in known if instruction.argval in names), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _instructions(code: CodeType) -> dict[int, dis.Instruction]:
+    return {instruction.offset: instruction for instruction in dis.get_instructions(code)}
 
 
 def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
