@@ -36,7 +36,7 @@ print("well")
 _BAR = """
 import sys, time, torch
 from batchnorm import recalibrate
-import batchnorm.statistics.progress as progress
+import batchnorm.progress_bar as progress
 progress._PATIENCE = 0.2
 def batches():
     for k in range(8):
@@ -46,6 +46,21 @@ class Loader:
     def __iter__(self): return batches()
     def __len__(self): return 8
 recalibrate(torch.nn.BatchNorm1d(3), Loader(), progress=sys.argv[1] == "shown")
+"""
+
+
+_SURGERY = """
+import sys, torch
+from torch import nn
+from batchnorm import drop_redundant_bias, fold, insert
+import batchnorm.progress_bar as progress
+progress._PATIENCE = progress._PERIOD = 0
+shown = sys.argv[1] == "shown"
+pairs = nn.Sequential(*(m for _ in range(5) for m in (nn.Linear(4, 4), nn.BatchNorm1d(4))))
+maps = nn.Sequential(*(m for _ in range(5) for m in (nn.Linear(4, 4), nn.ReLU())))
+fold(pairs, torch.randn(8, 4), progress=shown)
+drop_redundant_bias(pairs, progress=shown)
+insert(maps, torch.randn(8, 4), progress=shown)
 """
 
 
@@ -65,11 +80,11 @@ def test_processes_that_share_batches_find_the_statistics_of_all_rows(tmp_path: 
         assert (rank.returncode, out.strip()) == (0, b"well"), error.decode()
 
 
-def _on_a_terminal(shown: str) -> bytes:
+def _on_a_terminal(shown: str, work: str = _BAR) -> bytes:
     """What the work writes to a terminal on its standard error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", _BAR, shown],
+        [sys.executable, "-c", work, shown],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         env=os.environ | {"TERM": "xterm"},
@@ -92,8 +107,14 @@ def test_long_work_shows_a_bar_on_a_terminal() -> None:
     assert "/8" in written
 
 
-def test_bar_can_be_left_out() -> None:
-    assert _on_a_terminal("hidden") == b""
+def test_long_surgery_shows_a_bar_on_a_terminal() -> None:
+    written = _on_a_terminal("shown", _SURGERY).decode()
+    assert [what in written for what in ("folding", "/5", "looking for biases", "inserting", "/11")] == [True] * 5
+
+
+@pytest.mark.parametrize("work", [_BAR, _SURGERY])
+def test_bar_can_be_left_out(work: str) -> None:
+    assert _on_a_terminal("hidden", work) == b""
 
 
 def test_piped_work_writes_nothing() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from batchnorm.errors import StatisticsWarning
+from batchnorm.progress_bar import Bar, length
 from batchnorm.randomness import same_randomness
 from batchnorm.statistics.adaptation import Adaptation, AdaptedLayer
 from batchnorm.statistics.as_found import as_found
@@ -20,7 +21,6 @@ from batchnorm.statistics.guard import Guard, Verdict
 from batchnorm.statistics.layers import Kept, Layers, write
 from batchnorm.statistics.measured import Measured
 from batchnorm.statistics.mixed import Mixer, Mixing
-from batchnorm.statistics.progress import Bar, length
 from batchnorm.statistics.watched import Watcher
 
 _VARIANCES = ("convex", "mixture")

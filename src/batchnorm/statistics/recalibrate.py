@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.errors import StatisticsWarning
+from batchnorm.progress_bar import Bar, length
 from batchnorm.statistics.as_found import as_found
 from batchnorm.statistics.batches import Call, caller
 from batchnorm.statistics.layers import Kept, Layers, Statistics, write
 from batchnorm.statistics.measured import Measured
 from batchnorm.statistics.meter import Meter
-from batchnorm.statistics.progress import Bar, length
 from batchnorm.statistics.record import Layer, Recalibration
 
 _KINDS = ("population", "average")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from batchnorm.nn import freezing
+from batchnorm.progress_bar import Bar
 from batchnorm.surgery.fold_check import Measured, checked
 from batchnorm.surgery.fold_flow import observe
 from batchnorm.surgery.fold_layers import is_linear, linears_in, why_not_linear, why_not_norm
@@ -46,7 +48,9 @@ class Dropping:
         return "\n".join([*lines, *grouped("dropped", self.dropped), *grouped("kept", self.left_alone)])
 
 
-def drop_redundant_bias(model: nn.Module, example: Any = None, *, optimizer: Optimizer | None = None) -> Dropping:
+def drop_redundant_bias(
+    model: nn.Module, example: Any = None, *, optimizer: Optimizer | None = None, progress: bool = True
+) -> Dropping:
     """Remove biases of Linear and convolutions whose output goes straight into a batch norm layer, in place.
 
     Batch norm subtracts the mean, and a bias with it: in training the bias does nothing, its gradient is 0, and weight
@@ -59,6 +63,7 @@ def drop_redundant_bias(model: nn.Module, example: Any = None, *, optimizer: Opt
             before and after are compared, and a Linear is seen to give (N, C). Without it a Linear before a BatchNorm1d
             of as many features is taken to.
         optimizer: the model's: biases leave its groups and its state.
+        progress: show a bar on standard error, where that is a terminal, when this takes longer than two seconds.
 
     Returns:
         What was dropped and what was not, with reasons.
@@ -80,7 +85,8 @@ def drop_redundant_bias(model: nn.Module, example: Any = None, *, optimizer: Opt
     check_optimizer("drop_redundant_bias", optimizer, model)
     if example is not None:
         check_runnable("drop_redundant_bias", model)
-    pairs, alone = _find(model, example)
+    with closing(Bar("looking for biases", len(list(model.modules())), shown=progress)) as bar:
+        pairs, alone = _find(model, example, bar)
     names = [(entry.name, norm) for entry, norm in pairs]
     measured = None
     if example is not None and pairs:
@@ -108,11 +114,11 @@ def without_bias(linear: Any) -> nn.Parameter:
     return bias
 
 
-def _find(model: nn.Module, example: Any) -> tuple[list[tuple[Entry, str]], list[Entry]]:
+def _find(model: nn.Module, example: Any, bar: Bar) -> tuple[list[tuple[Entry, str]], list[Entry]]:
     """Layers to change, each with the name of the batch norm layer after it; and those that keep their bias."""
     places, pairs, alone = Places.in_model(model), [], []
     wrong = set() if example is None else _over_other_dimensions(model, example)
-    for linear, norm, problem in _followed(model, places):
+    for linear, norm, problem in _followed(model, places, bar):
         reason = problem
         if norm is not None:
             reason = reason or _why_not(linear, norm, places, in_training=model.training)
@@ -128,10 +134,10 @@ def _find(model: nn.Module, example: Any) -> tuple[list[tuple[Entry, str]], list
     return pairs, alone
 
 
-def _followed(model: nn.Module, places: Places) -> Iterator[tuple[Any, Any, str | None]]:
+def _followed(model: nn.Module, places: Places, bar: Bar) -> Iterator[tuple[Any, Any, str | None]]:
     """Each linear map with a bias and the batch norm layer after it, if that is certain, else why it is not."""
     proofs = Proofs()
-    for module in places.names:
+    for module in bar.over(places.names):
         norms = {m for m in module.modules() if m is not module and is_batch_norm(m)}
         linears = [m for m in linears_in(module) if getattr(m, "bias", None) is not None] if norms else []
         for linear in linears:

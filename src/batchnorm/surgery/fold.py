@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import nn
 
+from batchnorm.progress_bar import Bar
 from batchnorm.surgery.fold_check import Measured, check_comparable, measure
+from batchnorm.surgery.fold_layers import norms
 from batchnorm.surgery.fold_plan import Pair, Plan, fold_pairs, plan
 from batchnorm.surgery.fold_report import Folding
 from batchnorm.surgery.record import Entry, grouped
 from batchnorm.surgery.runnable import check_runnable
 
 
-def fold(model: nn.Module, example: Any) -> nn.Module:
+def fold(model: nn.Module, example: Any, *, progress: bool = True) -> nn.Module:
     """A copy of a model in which batch norm layers have become part of the linear maps beside them.
 
     At test time a layer is z -> s * z + t with s = gamma / sqrt(running_var + eps) and t = beta - s * running_mean: it
@@ -28,6 +31,7 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
         model: with layers of torch.nn or of this package; stays as it is. An activation inside a layer stays behind as
             a module of its own.
         example: an input of the model, a tuple of its arguments, or a dictionary of them by name.
+        progress: show a bar on standard error, where that is a terminal, when this takes longer than two seconds.
 
     Returns:
         A folded copy in eval mode, of the same class, with `fold_report`: what was folded, what was not and why, and
@@ -56,7 +60,8 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold expected a torch.nn.Module, got {type(model).__name__}")
     check_runnable("fold", model)
-    found = plan(_copied(model), example)
+    with closing(Bar("folding", sum(1 for _ in norms(model)), shown=progress)) as bar:
+        found = plan(_copied(model), example, bar.over)
     if found.pairs:
         check_comparable("fold", model, example)
     refused = list(found.refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +79,11 @@ def fold_pairs(model: nn.Module, pairs: tuple[Pair, ...]) -> None:
         model.get_submodule(parent)._modules[attribute] = left
 
 
-def plan(model: nn.Module, example: Any) -> Plan:
+def plan(model: nn.Module, example: Any, over: Callable[[Iterable[Any]], Iterator[Any]] = iter) -> Plan:
     """Find the pairs. The model is a copy, at test time, that is used up.
+
+    Args:
+        over: goes over the layers one by one.
 
     Raises:
         ValueError: it does not run on the example.
@@ -89,7 +93,7 @@ def plan(model: nn.Module, example: Any) -> Plan:
     flow = observe("fold", model, example, {*layers.values(), *linears})
     finder = _Finder(model, flow, linears)
     pairs, refused, alone = [], [], []
-    for layer in layers.values():
+    for layer in over(layers.values()):
         found = finder.find(layer)
         if isinstance(found, Pair):
             pairs.append(found)

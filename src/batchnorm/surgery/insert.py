@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from batchnorm.moments import Moments
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.progress_bar import Bar
 from batchnorm.surgery.activations import activation_of, looks_like_activation
 from batchnorm.surgery.bias import check_model, without_bias
 from batchnorm.surgery.fold_check import Measured, checked
@@ -69,7 +71,14 @@ class _Site:
     moments: Moments
 
 
-def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer: Optimizer | None = None) -> Insertion:
+def insert(
+    model: nn.Module,
+    batch: Any,
+    *,
+    placement: str = "before",
+    optimizer: Optimizer | None = None,
+    progress: bool = True,
+) -> Insertion:
     """Put batch norm between linear maps and their activations, or after those, in place.
 
     Each layer begins as the identity on the calibration batch: with gamma = sqrt(sigma2 + eps) and beta = mu of what it
@@ -87,6 +96,7 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
         placement: "before" the activation, as in the paper, or "after" it, which must then be a module.
         optimizer: the model's: it gets gamma and beta in the groups of the layers that they belong to, and loses the
             biases; other state stays.
+        progress: show a bar on standard error, where that is a terminal, when this takes longer than two seconds.
 
     Returns:
         What was inserted and what was not, with reasons.
@@ -112,7 +122,7 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
         raise ValueError(f"insert expected placement='before' or 'after', got {placement!r}")
     check_optimizer("insert", optimizer, model)
     check_runnable("insert", model)
-    sites, alone = _find(model, batch, placement)
+    sites, alone = _find(model, batch, placement, progress)
     if not sites:
         reasons = "\n".join(grouped("alone", tuple(alone)))
         raise ValueError(
@@ -129,16 +139,17 @@ def insert(model: nn.Module, batch: Any, *, placement: str = "before", optimizer
     return Insertion(tuple(entries), tuple(alone), measured)
 
 
-def _find(model: nn.Module, batch: Any, placement: str) -> tuple[list[_Site], list[Entry]]:
+def _find(model: nn.Module, batch: Any, placement: str, progress: bool) -> tuple[list[_Site], list[Entry]]:
     other = copied(model).eval()
     places = Places.in_model(other)
     found: list[tuple[Any, nn.Module | None]] = []
     alone: list[Entry] = []
-    for linear, activation, problem in _activated(other, places):
-        if problem is None:
-            found.append((linear, activation))
-        else:
-            alone.append(Entry(places.names[linear], type(linear).__name__, problem))
+    with closing(Bar("inserting", len(places.names), shown=progress)) as bar:
+        for linear, activation, problem in _activated(other, places, bar):
+            if problem is None:
+                found.append((linear, activation))
+            else:
+                alone.append(Entry(places.names[linear], type(linear).__name__, problem))
     wanted = {linear if placement == "before" else activation for linear, activation in found}
     # Values as they were: an activation in place would leave its own there.
     flow = observe("insert", other, batch, {module for module in wanted if module is not None}, keeps_values=True)
@@ -159,10 +170,10 @@ def _find(model: nn.Module, batch: Any, placement: str) -> tuple[list[_Site], li
     return sites, alone
 
 
-def _activated(model: nn.Module, places: Places) -> Iterator[tuple[Any, nn.Module | None, str | None]]:
+def _activated(model: nn.Module, places: Places, bar: Bar) -> Iterator[tuple[Any, nn.Module | None, str | None]]:
     """Linear maps whose output goes to an activation: with that, where it is a module; or why it is not certain."""
     proofs = Proofs()
-    for module in places.names:
+    for module in bar.over(places.names):
         if isinstance(module, nn.MultiheadAttention):
             continue  # uses its linear map's weights itself
         for linear in linears_in(module):

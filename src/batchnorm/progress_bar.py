@@ -1,4 +1,4 @@
-"""A progress bar over batches: on standard error, where that is a terminal and the work turns out to be long."""
+"""A progress bar over batches or layers: on standard error, where that is a terminal and the work is long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 _PATIENCE = 2.0  # seconds of work before there is a bar
 _PERIOD = 0.1  # seconds between two drawings
-_Batch = TypeVar("_Batch")
+_Item = TypeVar("_Item")
 
 
 def length(batches: Any) -> int | None:
@@ -25,7 +25,7 @@ class Bar:
 
     Args:
         label: what is being done.
-        total: batches of all passes; None where nobody knows.
+        total: items of all passes; None where nobody knows.
         shown: False for none whatever happens.
     """
 
@@ -34,13 +34,13 @@ class Bar:
         self._due = time.monotonic() + _PATIENCE if shown and sys.stderr.isatty() else float("inf")
         self._progress: Any = None
 
-    def over(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
-        """The batches themselves; the bar moves as they are used up."""
+    def over(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items themselves; the bar moves as they are used up."""
         if self._due == float("inf"):
-            yield from batches
+            yield from items
             return
-        for batch in batches:
-            yield batch
+        for item in items:
+            yield item
             self._done += 1
             if time.monotonic() >= self._due:
                 self._draw()
