@@ -1,7 +1,7 @@
 """What a forward decides by without asking a stand-in: whether it is None or some object, what it matches, modes.
 
 Python answers these itself, so they are watched for while a forward is traced: in every function outside of torch and
-the standard library, before each such instruction. What is not seen: a decision by a text that a value was written into.
+the standard library, before each such instruction. What is not seen: a decision by a text made of a value.
 """
 
 from __future__ import annotations
