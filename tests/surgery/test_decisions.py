@@ -292,6 +292,27 @@ class InsideAList(InAList):
         return x
 
 
+class InLists(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists = nn.ModuleList(
+            nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(2)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = int(x.shape[0])
+        for first in self.lists:
+            for number, block in enumerate(first):
+                x = block(x) * number + rows
+        return x
+
+
+class InsideLists(InLists):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lists[0][0](x) + self.lists[0][1](x) + self.lists[1][0](x) + self.lists[1][1](x)
+        return y + (self.lists[0][0][0](x) if int(x.shape[0]) > 6 else 0)  # type: ignore[index]
+
+
 class HandsMembersOn(InAList):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -320,6 +341,7 @@ class HandsTheListOn(InAList):
         InsideAList,
         HandsMembersOn,
         HandsTheListOn,
+        InsideLists,
     ],
 )
 def test_outer_forward_that_may_reach_inside_is_refused(kind: type[nn.Module]) -> None:
@@ -346,7 +368,7 @@ class Zipped(InAList):
         return sum(block(part.relu()) for part, block in zip(parts, self.blocks, strict=True))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("kind", "count"), [(Outer, 1), (InAList, 2), (Named, 2), (Zipped, 2)])
+@pytest.mark.parametrize(("kind", "count"), [(Outer, 1), (InAList, 2), (InLists, 4), (Named, 2), (Zipped, 2)])
 def test_outer_forward_that_only_calls_may_do_what_it_wants(kind: type[nn.Module], count: int) -> None:
     model = lived_in(kind())
     folded = fold(model, torch.randn(5, 4))

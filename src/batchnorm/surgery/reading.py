@@ -51,7 +51,7 @@ def why_may_reach(outer: nn.Module, path: str) -> str | None:
     except (OSError, TypeError, SyntaxError):
         return f"the forward of {kind.__name__} can be neither traced nor read"
     for function in functions:
-        if function.takes_apart(inner, below, is_container=depth > 0):
+        if function.takes_apart(inner, below, lists=depth):
             return f"{kind.__name__}, whose forward cannot be traced, may do more with {inner} than call it"
     return None
 
@@ -103,46 +103,60 @@ class _Function:
                 if of_super or self._is_self(node.value):
                     yield node.attr, of_super
 
-    def takes_apart(self, inner: str, below: frozenset[str], *, is_container: bool) -> bool:
+    def takes_apart(self, inner: str, below: frozenset[str], *, lists: int) -> bool:
         """Whether it may get at a part of a child, or of a member of a child that is a list of modules.
 
         Args:
             inner: the child's name.
             below: names on the way from it to the layer, and of methods that find every module.
-            is_container: whether the child is such a list.
+            lists: how many lists of modules, one in the other, the child is.
         """
-        members: set[str] = set()  # variables that may hold members of a list
-        handles = [node for node in ast.walk(self._tree) if self._is_handle(node, inner)]
-        for node in handles:
-            if self._is_only_looked_at(node):
-                continue
-            if self._is_self(node) or is_container or self._goes_through(node):
-                if not self._is_only_gone_through(node):
-                    return True
-                members |= self._bound_to(node)
-            elif not self._is_only_called(node):
+        everything = list(ast.walk(self._tree))
+        children = [node for node in everything if self._is_child(node, inner)]
+        gone_through = [node for node in everything if self._goes_through_itself(node)]
+        members: list[ast.AST] | None = children
+        for _ in range(lists):
+            members = self._members(members or [])
+            if members is None:
                 return True
-        for node in ast.walk(self._tree):
+        others = self._members(gone_through)
+        if others is None or not all(self._is_only_called(node) or self._is_asked(node, below) for node in others):
+            return True
+        if not all(self._is_only_called(n) or (lists > 0 and self._is_asked(n, below)) for n in members or ()):
+            return True
+        for node in everything:
             of_self = isinstance(node, ast.Attribute) and self._is_self(node.value)
             if isinstance(node, ast.Attribute) and node.attr in (_LEAD_EVERYWHERE if of_self else below):
                 return True
-            if self._is_member(node, members, handles) and not (
-                self._is_only_called(node) or self._is_asked(node, below)
-            ):
-                return True
-        return any(self._is_self(node) and not self._is_plain_use(node) for node in ast.walk(self._tree))
+        return any(self._is_self(node) and not self._is_plain_use(node) for node in everything)
+
+    def _members(self, lists: list[ast.AST]) -> list[ast.AST] | None:
+        """Where members of lists of modules stand; None where something else may be done with a list."""
+        names: set[str] = set()
+        for node in lists:
+            if self._is_only_looked_at(node):
+                continue
+            if not self._is_only_gone_through(node):
+                return None
+            names |= self._bound_to(node)
+        return [
+            node
+            for node in ast.walk(self._tree)
+            if (isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load))
+            or (isinstance(node, ast.Subscript) and node.value in lists and not self._is_assigned(node))
+        ]
 
     def _is_self(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id == self._self
 
-    def _is_handle(self, node: ast.AST, inner: str) -> bool:
-        """self.inner, self.items(), or self itself where it is gone through."""
-        if isinstance(node, ast.Attribute) and self._is_self(node.value):
-            return node.attr == inner or node.attr in _GO_THROUGH
-        return self._is_self(node) and isinstance(self._parents[node], (ast.For, ast.comprehension))
+    def _is_child(self, node: ast.AST, name: str) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr == name and self._is_self(node.value)
 
-    def _goes_through(self, node: ast.AST) -> bool:
-        return isinstance(node, ast.Attribute) and node.attr in _GO_THROUGH
+    def _goes_through_itself(self, node: ast.AST) -> bool:
+        """self.items(), or self itself where it is gone through."""
+        if isinstance(node, ast.Attribute):
+            return node.attr in _GO_THROUGH and self._is_self(node.value)
+        return self._is_self(node) and isinstance(self._parents[node], (ast.For, ast.comprehension))
 
     def _is_only_looked_at(self, node: ast.AST) -> bool:
         parent = self._parents[node]
@@ -188,7 +202,7 @@ class _Function:
         while node in self._parents and not isinstance(node, (ast.stmt, ast.comprehension)):
             parent = self._parents[node]
             if isinstance(parent, ast.Call):
-                if parent.func is node and not self._goes_through(node):
+                if parent.func is node and not self._goes_through_itself(node):
                     return set()  # what a call gives is no member
                 if _name(parent.func) == "zip" and node in parent.args:
                     places.append(parent.args.index(node))
@@ -203,12 +217,6 @@ class _Function:
         for place in reversed(places):
             targets = [t.elts[place] if isinstance(t, ast.Tuple) and place < len(t.elts) else t for t in targets]
         return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-
-    def _is_member(self, node: ast.AST, members: set[str], handles: list[ast.AST]) -> bool:
-        """Whether this may be a module out of a list: a variable bound to one, or self.blocks[0]."""
-        if isinstance(node, ast.Name):
-            return node.id in members and isinstance(node.ctx, ast.Load)
-        return isinstance(node, ast.Subscript) and node.value in handles and not self._is_assigned(node)
 
     def _is_assigned(self, node: ast.AST) -> bool:
         """block = self.blocks[0], whose name is looked at from then on."""
