@@ -107,7 +107,8 @@ class Meter:
             own["forward_weighted"] = self._forward_weighted
 
     def _forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.layer.training = True  # whatever the model does to modes on its way, as encoders do
+        if not self.layer.training:  # whatever the model does to modes on its way, as encoders do
+            self.layer.training = True
         k, count = len(self._counts), input.numel() // self._features
         if kwargs or k == self._room or count < 2 or self.on_first_call is not None:
             weights = None
@@ -124,7 +125,8 @@ class Meter:
         return y
 
     def _forward_weighted(self, input: Tensor, weights: Tensor | None) -> Any:
-        self.layer.training = True
+        if not self.layer.training:
+            self.layer.training = True
         return self._measuring("forward_weighted", input, weights, weights)
 
     def _measuring(self, name: str, input: Tensor, weights: Tensor | None, *args: Any, **kwargs: Any) -> Any:

@@ -45,7 +45,7 @@ def watched(tracer: StrictTracer, known: Mapping[str, Any]) -> Iterator[None]:
     """Look at what is run in the body.
 
     Args:
-        tracer: is told to refuse.
+        tracer: is told what to refuse.
         known: arguments that are traced with these values too, by name: a look whether they are that is no decision
             that is missed.
     """
@@ -58,12 +58,13 @@ def watched(tracer: StrictTracer, known: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _entered(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, event: str, _: Any) -> Any:
-    if _is_elsewhere(frame):
+    if _is_elsewhere(frame) or not _concerns(frame):
         return None
+    # Nothing is raised in here: an exception of a trace function may come at any place.
     if _catches(frame.f_code):
-        tracer.refuse("it catches exceptions")
+        tracer.note("it catches exceptions")
     if _MODES & set(frame.f_code.co_names):
-        tracer.refuse("it asks for a mode of torch's")
+        tracer.note("it asks for a mode of torch's")
     if not _decisions(frame.f_code):
         return None
     frame.f_trace_opcodes, frame.f_trace_lines = True, False
@@ -82,9 +83,9 @@ def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, dec
     values = [next((place[name] for place in places if name in place), None) for name in decision.names]
     held = [value for value in values if _holds_a_stand_in(value)]
     if decision.is_match and any(_holds_a_stand_in(value) for value in frame.f_locals.values()):
-        tracer.refuse("it matches a value")
+        tracer.note("it matches a value")
     if not decision.names and any(_is_stand_in(value) for value in frame.f_locals.values()):
-        tracer.refuse("it matches a value")
+        tracer.note("it matches a value")
     if not held:
         return
     first: Any = held[0]
@@ -94,7 +95,13 @@ def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, dec
             return
         if name not in known and decision.constant is None:
             tracer.asks_for_none = name
-    tracer.refuse("it asks whether a value is None, or which object it is")
+    tracer.note("it asks whether a value is None, or which object it is")
+
+
+def _concerns(frame: FrameType) -> bool:
+    """Whether a function that begins has stand-ins: others may run at any time, as the garbage collector's do."""
+    inside = frame.f_code.co_name.startswith("<")  # a comprehension, whose list is an iterator by now
+    return inside or any(_holds_a_stand_in(value) for value in frame.f_locals.values())
 
 
 def _is_elsewhere(frame: FrameType) -> bool:

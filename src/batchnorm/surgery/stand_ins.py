@@ -80,9 +80,13 @@ class StrictTracer(fx.Tracer):
         self.refused: str | None = None
         self.asks_for_none: str | None = None
 
+    def note(self, reason: str) -> None:
+        """Remember why the trace will not do; the first reason counts."""
+        self.refused = self.refused or reason
+
     def refuse(self, reason: str) -> NoReturn:
         """Raise UnprovenError, and remember that."""
-        self.refused = self.refused or reason
+        self.note(reason)
         raise UnprovenError(reason)
 
     def ask(self, question: Callable[[Answers], Any], what: str) -> Any:
