@@ -18,9 +18,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from batchnorm.surgery.stand_ins import StrictTracer
+from batchnorm.surgery.stand_ins import StrictTracer, instructions_of, package_of
 
-_OURS = frozenset({"torch", "batchnorm", "_pytest", "pluggy"})
+_OURS = ("torch", "batchnorm", "_pytest", "pluggy")
 _STANDARD = str(Path(dis.__file__).parent)
 # Functions that see through a stand-in without asking it.
 _REVEALING = frozenset({"type", "id", "issubclass", "is_", "is_not", "vars", "is_tensor_like", "tree_leaves"})
@@ -80,12 +80,12 @@ def _looked_at(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType,
 
 def _judge(tracer: StrictTracer, known: Mapping[str, Any], frame: FrameType, decision: _Decision) -> None:
     places = (frame.f_locals, frame.f_globals)
+    if decision.is_match or not decision.names:  # by what lies on the stack, where nobody sees it
+        if any(_holds_a_stand_in(value) for value in frame.f_locals.values()):
+            tracer.note("it matches a value, or asks what it has just computed")
+        return
     values = [next((place[name] for place in places if name in place), None) for name in decision.names]
     held = [value for value in values if _holds_a_stand_in(value)]
-    if decision.is_match and any(_holds_a_stand_in(value) for value in frame.f_locals.values()):
-        tracer.note("it matches a value")
-    if not decision.names and any(_is_stand_in(value) for value in frame.f_locals.values()):
-        tracer.note("it matches a value")
     if not held:
         return
     first: Any = held[0]
@@ -106,15 +106,16 @@ def _concerns(frame: FrameType) -> bool:
 
 def _is_elsewhere(frame: FrameType) -> bool:
     """Whether this is a function of torch's, ours, or of Python's own library: these decide nothing for a forward."""
-    name, file = str(frame.f_globals.get("__name__", "")).split(".")[0], frame.f_code.co_filename
-    is_standard = file.startswith((_STANDARD, "<frozen")) and "site-packages" not in file
-    return name in _OURS or (name in sys.stdlib_module_names and is_standard)
+    file = frame.f_code.co_filename
+    is_in_library = file.startswith((_STANDARD, "<frozen")) and "site-packages" not in file
+    package = package_of(frame)
+    return package in _OURS or (is_in_library and package in sys.stdlib_module_names)
 
 
 @functools.lru_cache(maxsize=4096)
 def _catches(code: CodeType) -> bool:
     """Whether there is an `except`: real values may raise what stand-ins do not."""
-    return any(instruction.opname == "CHECK_EXC_MATCH" for instruction in dis.get_instructions(code))
+    return any(instruction.opname == "CHECK_EXC_MATCH" for instruction in instructions_of(code).values())
 
 
 def _is_stand_in(value: Any) -> bool:
@@ -137,20 +138,24 @@ def _holds_a_stand_in(value: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _decisions(code: CodeType) -> dict[int, _Decision]:
     """By the offsets of their instructions."""
-    instructions = list(dis.get_instructions(code))
+    instructions = instructions_of(code)
     found = {}
-    for instruction in instructions:
+    for offset, instruction in instructions.items():
         of_identity = instruction.opname == "IS_OP" or instruction.opname.endswith(("IF_NONE", "IF_NOT_NONE"))
         is_call = instruction.opname.startswith("CALL")
         is_match = instruction.opname in _MATCHES
         if not (of_identity or is_call or is_match):
             continue
-        parts = [other for other in instructions if _is_within(other, instruction) and other.opname.startswith("LOAD_")]
+        parts = [
+            other
+            for other in instructions.values()
+            if _is_within(other, instruction) and other.opname.startswith("LOAD_")
+        ]
         names = [p.argval for p in parts if p.opname not in ("LOAD_CONST", "LOAD_ATTR", "LOAD_METHOD")]
         if is_call and not _REVEALING.intersection(p.argval for p in parts if isinstance(p.argval, str)):
             continue
         constants = [p.argval for p in parts if p.opname == "LOAD_CONST"]
-        found[instruction.offset] = _Decision(
+        found[offset] = _Decision(
             tuple(name for name in names if isinstance(name, str)),
             constants[0] if constants else None,
             not is_call and len(names) == 1 and len(parts) == 1 + len(constants) and len(constants) <= 1,

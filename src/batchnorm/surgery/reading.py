@@ -40,7 +40,7 @@ def why_may_reach(outer: nn.Module, path: str) -> str | None:
     kind = type(outer)
     if kind.__module__.split(".")[0] == "torch":
         return None  # DataParallel and the like hand on what they are given
-    kinds = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    kinds = _written_outside_torch(kind)
     if "forward" in vars(outer) or any(name in vars(k) for k in kinds for name in _ODD):
         return f"{kind.__name__}, whose forward cannot be traced, is called or finds its attributes in a way of its own"
     names, modules = path.split("."), list(_modules(outer, path))
@@ -62,16 +62,28 @@ def _modules(outer: nn.Module, path: str) -> Iterator[nn.Module]:
         yield outer
 
 
+def _written_outside_torch(kind: type) -> list[type]:
+    return [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+
+
+def _function(member: Any) -> Any:
+    """What runs when a member of a class is called or read."""
+    if isinstance(member, property):
+        return member.fget
+    if isinstance(member, functools.cached_property):
+        return member.func
+    return inspect.unwrap(getattr(member, "__func__", member))
+
+
 def _sources(kind: type[nn.Module]) -> Iterator[_Function]:
     """The forward, and every method and property that it names of itself, down to those of torch's classes."""
-    kinds = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    kinds = _written_outside_torch(kind)
     waiting, known = [("forward", 0)], {("forward", 0)}
     while waiting:
         name, first = waiting.pop()
         found = next((k for k in range(first, len(kinds)) if name in vars(kinds[k])), None)
         value: Any = None if found is None else vars(kinds[found])[name]
-        value = getattr(value, "func", value) if isinstance(value, functools.cached_property) else value
-        function = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
+        function = _function(value)
         if found is None or not inspect.isfunction(function):
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
@@ -138,12 +150,16 @@ class _Function:
                 continue
             if not self._is_only_gone_through(node):
                 return None
-            names |= self._bound_to(node)
+            names |= self._bound_to(node)  # block = self.blocks[0], whose name is looked at from then on
         return [
             node
             for node in ast.walk(self._tree)
             if (isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load))
-            or (isinstance(node, ast.Subscript) and node.value in lists and not self._is_assigned(node))
+            or (
+                isinstance(node, ast.Subscript)
+                and node.value in lists
+                and not isinstance(self._parents[node], ast.Assign)
+            )
         ]
 
     def _is_self(self, node: ast.AST) -> bool:
@@ -217,10 +233,6 @@ class _Function:
         for place in reversed(places):
             targets = [t.elts[place] if isinstance(t, ast.Tuple) and place < len(t.elts) else t for t in targets]
         return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-
-    def _is_assigned(self, node: ast.AST) -> bool:
-        """block = self.blocks[0], whose name is looked at from then on."""
-        return isinstance(self._parents[node], ast.Assign)
 
     def _is_plain_use(self, node: ast.AST) -> bool:
         """self.name, super(Kind, self), for module in self."""

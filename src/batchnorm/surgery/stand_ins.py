@@ -20,6 +20,7 @@ from batchnorm.surgery.patterns import IN_PLACE
 
 _MOST_QUESTIONS = 12  # in one trace
 _LOOK_FOR_TYPES = ("abc", "typing", "typing_extensions")  # modules whose checks end in a look at the value's type
+_PROVERS = ("torch", "batchnorm")  # whose questions decide nothing for a forward
 _USUAL = (torch.Tensor, list, tuple, dict, str, int, float)  # what their classes may stand for
 _NAMES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FAST_CHECK")
 _SILENT = ("CACHE", "PRECALL", "NOP", "EXTENDED_ARG", "PUSH_NULL")  # which put no value together
@@ -44,8 +45,8 @@ class Answers:
         if node not in self._kinds:
             denied = self._denied.setdefault(node, set())
             open_still = [kind for kind in dict.fromkeys(asked) if not any(issubclass(kind, no) for no in denied)]
-            first = [kind for kind in open_still if kind is torch.Tensor]
-            chosen = self._choose((*first, *(kind for kind in open_still if kind not in first), StandIn))
+            tensors_first = sorted(open_still, key=lambda kind: kind is not torch.Tensor)
+            chosen = self._choose((*tensors_first, StandIn))
             if chosen is StandIn:
                 denied.update(asked)
                 return StandIn
@@ -127,10 +128,10 @@ class StandIn(fx.Proxy):
     @property  # type: ignore[misc]  # of object it can be set, too
     def __class__(self) -> Any:
         asker = sys._getframe(1)
-        by_torchs_parameter = asker.f_code.co_name == "__instancecheck__" and _is_of(asker, "torch")
+        by_torchs_parameter = asker.f_code.co_name == "__instancecheck__" and package_of(asker) == "torch"
         if by_torchs_parameter:  # isinstance(x, nn.Parameter): who asks that?
             asker = sys._getframe(2)
-        if _is_of(asker, "torch") and asker.f_code.co_name != "is_tensor":
+        if package_of(asker) == "torch" and asker.f_code.co_name != "is_tensor":
             return StandIn
         if _is_torchs(_in_progress(asker)):
             return StandIn
@@ -141,14 +142,15 @@ class StandIn(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         asker = sys._getframe(1)
-        if not _is_of(asker, "torch", "batchnorm") and _in_progress(asker) in (hasattr, getattr):
+        called = _in_progress(asker)  # a stand-in, perhaps, which answers to == by a node
+        if (called is hasattr or called is getattr) and package_of(asker) not in _PROVERS:
             self.tracer.refuse("it asks whether a value has an attribute")
         return _Attribute(self, name)
 
     def __hash__(self) -> int:
         """For torch.fx; a forward that looks a value up decides by what it finds."""
         asker = sys._getframe(1)
-        if not _is_of(asker, "torch", "batchnorm") or asker.f_globals["__name__"] == nn.modules.container.__name__:
+        if package_of(asker) not in _PROVERS or asker.f_globals["__name__"] == nn.modules.container.__name__:
             self.tracer.refuse("it looks for a value in a set or a dictionary")
         return id(self)
 
@@ -183,8 +185,9 @@ for _function in IN_PLACE:
     setattr(StandIn, f"__{_function.__name__}__", _in_place(_function))
 
 
-def _is_of(frame: FrameType, *names: str) -> bool:
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] in names
+def package_of(frame: FrameType) -> str:
+    """To which the function belongs that runs."""
+    return str(frame.f_globals.get("__name__", "")).split(".")[0]
 
 
 def _in_progress(frame: FrameType) -> Any:
@@ -193,7 +196,7 @@ def _in_progress(frame: FrameType) -> Any:
     None where that is not to be seen. Functions in C ask, too, and torch's read the memory of whatever says that it is
     a tensor.
     """
-    instructions = _instructions(frame.f_code)
+    instructions = instructions_of(frame.f_code)
     now = instructions[frame.f_lasti]
     if not now.opname.startswith(("CALL", "PRECALL")):
         return None
@@ -203,16 +206,16 @@ def _in_progress(frame: FrameType) -> Any:
 
 def _types_asked_for(frame: FrameType) -> tuple[type, ...] | None:
     """T in isinstance(x, T); for abstract classes what they may stand for; None where it is not to be seen."""
-    if frame.f_code.co_name == "__instancecheck__" and _is_of(frame, *_LOOK_FOR_TYPES):
+    if frame.f_code.co_name == "__instancecheck__" and package_of(frame) in _LOOK_FOR_TYPES:
         return _USUAL
     if _in_progress(frame) is not isinstance:
         return None
-    before = [i for i in _instructions(frame.f_code).values() if i.offset < frame.f_lasti and i.opname not in _SILENT]
+    before = [i for i in instructions_of(frame.f_code).values() if i.offset < frame.f_lasti and i.opname not in _SILENT]
     try:
-        found, _ = _expression(before, frame)
+        kinds = tuple(_flat(_expression(before, frame)[0]))
     except (LookupError, AttributeError, TypeError):
         return None
-    return tuple(_flat(found)) if all(isinstance(kind, type) for kind in _flat(found)) else None
+    return kinds if all(issubclass(type(kind), type) for kind in kinds) else None
 
 
 def _expression(instructions: list[dis.Instruction], frame: FrameType) -> tuple[Any, list[dis.Instruction]]:
@@ -222,7 +225,7 @@ def _expression(instructions: list[dis.Instruction], frame: FrameType) -> tuple[
         return (last.argval if last.opname == "LOAD_CONST" else _value_of(last, frame)), before
     if last.opname == "LOAD_ATTR":
         base, before = _expression(before, frame)
-        if not isinstance(base, (ModuleType, type)):
+        if not issubclass(type(base), (ModuleType, type)):  # isinstance would ask a stand-in
             raise LookupError(last.argval)
         return getattr(base, last.argval), before
     if last.opname != "BUILD_TUPLE":
@@ -235,8 +238,10 @@ def _expression(instructions: list[dis.Instruction], frame: FrameType) -> tuple[
 
 
 def _flat(kinds: Any) -> Iterator[Any]:
-    if isinstance(kinds, (tuple, UnionType)):
-        for kind in kinds if isinstance(kinds, tuple) else kinds.__args__:
+    if issubclass(type(kinds), UnionType):
+        kinds = kinds.__args__
+    if issubclass(type(kinds), tuple):
+        for kind in kinds:
             yield from _flat(kind)
     else:
         yield kinds
@@ -248,7 +253,8 @@ def _value_of(instruction: dis.Instruction, frame: FrameType) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _instructions(code: CodeType) -> dict[int, dis.Instruction]:
+def instructions_of(code: CodeType) -> dict[int, dis.Instruction]:
+    """By their offsets."""
     return {instruction.offset: instruction for instruction in dis.get_instructions(code)}
 
 

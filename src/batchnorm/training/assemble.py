@@ -119,7 +119,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" can hold it, not tell it
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, each for another kind of name
         raise SettingsError(
             f"device expected auto, cpu or a device of this machine, got {quoted(name)}", setting="device"
         ) from error
