@@ -19,30 +19,22 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/version.h>
 
-#include <optional>
-
-#include "../interface.hpp"
+#include "operators.hpp"
 #include "results.hpp"
+#include "tensors.hpp"
 
 namespace {
 
 using at::Tensor;
+using batchnorm::element_of;
+using batchnorm::laid;
+using batchnorm::parameter_of;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 // Python's way back, for gradients that are themselves differentiated, batched or of another kind.
 PyObject* unusual_backward = nullptr;
-
-std::optional<batchnorm::Element> element_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kFloat: return batchnorm::Element::f32;
-    case at::kBFloat16: return batchnorm::Element::bf16;
-    case at::kHalf: return batchnorm::Element::f16;
-    case at::kDouble: return batchnorm::Element::f64;
-    default: return std::nullopt;
-  }
-}
 
 // Values that lie in this process's memory as they are, with nothing between them and their address.
 bool is_plain(const Tensor& t) {
@@ -61,31 +53,6 @@ bool is_looked_into() {
        c10::DispatchKey::Python, c10::DispatchKey::Functionalize, c10::DispatchKey::Tracer,
        c10::DispatchKey::PythonDispatcher, c10::DispatchKey::VmapMode, c10::DispatchKey::FuncTorchVmapMode});
   return !(c10::impl::tls_local_dispatch_key_set().included_ & lookers).empty();
-}
-
-batchnorm::Parameter parameter_of(const Tensor& t) {
-  if (!t.defined()) return {};
-  return {const_cast<void*>(t.const_data_ptr()), *element_of(t)};
-}
-
-struct Laid {
-  batchnorm::Shape shape;
-  bool channels_last;
-};
-
-// How x lies, where it lies in one of the two orders.
-std::optional<Laid> laid(const Tensor& x) {
-  const std::int64_t channels = x.size(1), values = x.numel();
-  if (x.dim() == 2) {
-    if (!x.is_contiguous()) return std::nullopt;
-    return Laid{{x.size(0), channels, 1}, false};
-  }
-  if (x.is_contiguous()) return Laid{{x.size(0), channels, values / (x.size(0) * channels)}, false};
-  const bool last = x.dim() == 4   ? x.is_contiguous(at::MemoryFormat::ChannelsLast)
-                    : x.dim() == 5 ? x.is_contiguous(at::MemoryFormat::ChannelsLast3d)
-                                   : false;
-  if (!last) return std::nullopt;
-  return Laid{{values / channels, channels, 1}, true};
 }
 
 struct FusedBatchNormBackward : public Node {
@@ -340,12 +307,20 @@ PyObject* set_unusual_backward(PyObject*, PyObject* function) {
   Py_RETURN_NONE;
 }
 
+PyObject* register_operators(PyObject*, PyObject*) {
+  HANDLE_TH_ERRORS
+  batchnorm::register_operators();
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
 PyMethodDef methods[] = {
     {"batch_norm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&batch_norm)), METH_FASTCALL, nullptr},
     {"choose", &choose, METH_O, "Use the kernels of this instruction set; False where there is none of that name."},
     {"result_like", &result_like, METH_O, "An empty tensor like a plain one on the CPU, in memory that is kept."},
     {"keep_memory", &keep_memory, METH_O, "Keep at most so many bytes of results' memory for results to come."},
     {"kept_memory", &kept_memory, METH_NOARGS, "(limit, bytes held, times asked, times kept memory answered)."},
+    {"register_operators", &register_operators, METH_NOARGS, "Run the operators of kernels/graph_op.py on the CPU."},
     {"set_unusual_backward", &set_unusual_backward, METH_O, "The function that unusual gradients are handed to."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -77,11 +77,15 @@ def _define() -> Any:
         "normalize_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? weights, "
         "Tensor block, int activation, bool training, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)"
     )
-    library.impl("normalize", _normalize, "CPU")
-    library.impl("normalize_backward", _normalize_backward, "CPU")
+    module = choice.layer_module()
+    if module is not None:
+        module.register_operators()
+    else:
+        library.impl("normalize", _normalize, "CPU")
+        library.impl("normalize_backward", _normalize_backward, "CPU")
+        torch.library.register_autograd("batchnorm::normalize", _gradients, setup_context=_keep, lib=library)
     torch.library.register_fake("batchnorm::normalize", _normalize_shapes, lib=library)
     torch.library.register_fake("batchnorm::normalize_backward", _backward_shapes, lib=library)
-    torch.library.register_autograd("batchnorm::normalize", _gradients, setup_context=_keep, lib=library)
     return library
 
 
