@@ -35,6 +35,7 @@ bench: .venv/installed-dev .venv/installed-models
 
 bench-all: .venv/installed-dev .venv/installed-models
 	$(BIN)/python -m benchmarks.layers --compiled
+	$(BIN)/python -m benchmarks.compiled
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.input_norm

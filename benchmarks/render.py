@@ -13,6 +13,7 @@ from benchmarks.machine import RESULTS, machine
 TITLES = {
     "layers": "Layers: BatchNorm + ReLU, a training step beside torch eager and a copy (`python -m benchmarks.layers`)",
     "layers_others": "Layers: torch.compile and JAX jit over ours (`python -m benchmarks.layers --compiled --jax`)",
+    "compiled": "Whole networks under torch.compile (`python -m benchmarks.compiled`)",
     "layers_evaluation": "Layers: evaluation forward beside torch eager (`python -m benchmarks.layers`)",
     "accuracy": "Accuracy: error over the rounding floor (`python -m benchmarks.accuracy`)",
     "train": "The trainer's step (`python -m benchmarks.train`)",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.testing import assert_close
 
-from batchnorm.kernels import choice
+from batchnorm.kernels import choice, graph_op
 from batchnorm.nn import BatchNorm1d, BatchNorm2d
 
 pytestmark = pytest.mark.skipif(choice.current().kernel != "native", reason="the native kernels are not what runs")
@@ -100,3 +100,90 @@ def test_transform_inside_a_graph_sees_the_specification() -> None:
 def test_exported_program_needs_no_operator_of_ours() -> None:
     program = torch.export.export(BatchNorm1d(3).eval(), (torch.randn(4, 3),))
     assert not [n for n in program.graph.nodes if "batchnorm" in str(n.target)]
+
+
+CASES = [
+    ("rows", (16, 5), torch.float32),
+    ("slabs", (4, 5, 6, 6), torch.float32),
+    ("double", (4, 5, 6), torch.float64),
+    ("bfloat16", (8, 5, 4, 4), torch.bfloat16),
+    ("volumes", (2, 5, 3, 3, 3), torch.float32),
+]
+
+
+@pytest.mark.skipif(choice.layer_module() is None, reason="torch's headers were not at hand: there is one way only")
+@pytest.mark.parametrize("activation", [0, 1, 5], ids=["plain", "relu", "silu"])
+@pytest.mark.parametrize("lies", ["in order", "channels last", "transposed"])
+@pytest.mark.parametrize(("shape", "dtype"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_operators_in_both_languages_are_one(
+    shape: tuple[int, ...], dtype: torch.dtype, lies: str, activation: int
+) -> None:
+    assert graph_op.may_stand_here()
+    x, dy, residual = (placed(torch.randn(shape).to(dtype), lies) for _ in range(3))
+    weight, bias = torch.rand(5, dtype=torch.float64)[::1].to(torch.float32 if dtype.itemsize < 8 else dtype), None
+    rows = torch.randint(0, 3, (shape[0], 1, *shape[2:])).double()
+    mean, var = torch.randn(5).to(weight.dtype), torch.rand(5).to(weight.dtype)
+    for weights in (None, rows):
+        for added in (None, residual, residual[:1].expand_as(residual)):
+            for running in ((None, None), (mean, var)):
+                given = (x, weight, bias, added, weights, *running, 1e-5, activation)
+                y, block = torch.ops.batchnorm.normalize(*given)
+                y_python, block_python = graph_op._normalize(*given)
+                assert y.stride() == y_python.stride()
+                assert torch.equal(y, y_python)
+                assert torch.equal(block[:3], block_python[:3])  # at test time m2 is nothing
+                back = (x, weight, bias, added, weights, block, activation, running[0] is None)
+                for needs in ([True, True, False, added is not None], [True, False, False, False]):
+                    pairs = zip(
+                        torch.ops.batchnorm.normalize_backward(dy, *back, needs),
+                        graph_op._normalize_backward(dy, *back, needs),
+                        strict=True,
+                    )
+                    assert all(torch.equal(cpp, python) for cpp, python in pairs)
+
+
+def placed(t: Tensor, lies: str) -> Tensor:
+    if lies == "channels last" and t.dim() in (4, 5):
+        return t.contiguous(memory_format=torch.channels_last if t.dim() == 4 else torch.channels_last_3d)
+    return t if lies == "in order" else t.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def test_operator_has_the_gradients_that_differences_have() -> None:
+    assert graph_op.may_stand_here()
+    x, weight, bias, residual = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((6, 3, 4), (3,), (3,), (6, 3, 4))
+    )
+    mean, var = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 0.5
+    for running in ((None, None), (mean, var)):
+
+        def normalized(*given: Tensor, running: Any = running) -> Tensor:
+            y, _ = torch.ops.batchnorm.normalize(*given, None, *running, 1e-5, 6)
+            assert isinstance(y, Tensor)
+            return y
+
+        assert torch.autograd.gradcheck(normalized, (x, weight, bias, residual))
+
+
+def test_operators_keep_torchs_rules() -> None:
+    assert graph_op.may_stand_here()
+    x, weight, bias = torch.randn(6, 3, requires_grad=True), torch.ones(3, requires_grad=True), torch.zeros(3)
+    torch.library.opcheck(torch.ops.batchnorm.normalize, (x, weight, bias, None, None, None, None, 1e-5, 1))
+    block = torch.ops.batchnorm.normalize(x.detach(), weight.detach(), bias, None, None, None, None, 1e-5, 1)[1]
+    torch.library.opcheck(
+        torch.ops.batchnorm.normalize_backward,
+        (torch.randn(6, 3), x.detach(), weight.detach(), bias, None, None, block, 1, True, [True, True, False, False]),
+    )
+
+
+def test_operator_takes_an_empty_batch_at_test_time() -> None:
+    assert graph_op.may_stand_here()
+    if choice.layer_module() is None:
+        pytest.skip("the layer sends an empty batch another way")
+    y, block = torch.ops.batchnorm.normalize(
+        torch.empty(0, 3, 2, 2), None, None, None, None, torch.zeros(3), torch.ones(3), 1e-5, 0
+    )
+    assert y.shape == (0, 3, 2, 2)
+    gradients = torch.ops.batchnorm.normalize_backward(
+        y, y, torch.ones(3), None, None, None, block, 0, False, [True, True, False, False]
+    )
+    assert torch.equal(gradients[1], torch.zeros(3))
