@@ -69,13 +69,17 @@ def takes(x: Tensor, *channels: Tensor | None) -> bool:
 
 def _define() -> Any:
     library: Any = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
+    # Whichever way values lie: a compiler that is told nothing turns what its convolutions give around at every layer.
+    tags = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
     library.define(
         "normalize(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? weights, Tensor? running_mean, "
-        "Tensor? running_var, float eps, int activation) -> (Tensor, Tensor)"
+        "Tensor? running_var, float eps, int activation) -> (Tensor, Tensor)",
+        tags=tags,
     )
     library.define(
         "normalize_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? weights, "
-        "Tensor block, int activation, bool training, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)"
+        "Tensor block, int activation, bool training, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+        tags=tags,
     )
     module = choice.layer_module()
     if module is not None:
