@@ -194,7 +194,9 @@ std::int64_t train_rows(const Forward& f) {
       steps.template normalize<true, false>(f, k, columns, constants);
     });
   });
-  if (leaves_range) write_exactly<T, true>(rows, division, f, arrays.template constants<Exact>(), Count<long double>(count.values));
+  if (leaves_range) {
+    write_exactly<T, true>(rows, division, f, arrays.template constants<Exact>(), Count<long double>(count.values));
+  }
   if (moves && f.batches != nullptr) ++*f.batches;
   return refused;
 }
@@ -282,7 +284,8 @@ void backward_rows(const Backward& b) {
           },
           [&](Range own_channels) {
             if constexpr (kInBlocks<M>) {
-              each_block(rows, arrays, own_channels, [&](std::int64_t c, std::int64_t length, const double* first, const double* second) {
+              each_block(rows, arrays, own_channels, [&](std::int64_t c, std::int64_t length, const double* first,
+                                                         const double* second) {
                 ConstantsBlock k;
                 known_constants(b, c, length, k);
                 slopes_of(b, c, length, k, first, second, count, slopes + c, rows.stride);
@@ -336,8 +339,9 @@ void statistics_rows(const Statistics& s) {
   Settled settled(rows.channels);
   spread_first_guesses<M>(rows, x, nullptr, false, arrays.anchors(), arrays.sums());
   spread(division.threads, [&](int thread, int all) {
-    take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr, Centre{s.block, rows.channels},
-                                          Count<typename M::Real>(static_cast<typename M::Real>(rows.rows)), 0.0, settled, Unasked{});
+    const Count<typename M::Real> count(static_cast<typename M::Real>(rows.rows));
+    take_moments<M, typename M::SureSums>(rows, arrays, division, thread, all, x, nullptr,
+                                          Centre{s.block, rows.channels}, count, 0.0, settled, Unasked{});
   });
 }
 

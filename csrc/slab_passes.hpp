@@ -15,7 +15,8 @@ struct SlabDivision {
   int threads;
   bool by_channels;
   SlabDivision(const Shape& s, std::int64_t work_of_one)
-      : threads(threads_for(s.rows * s.channels * s.positions * work_of_one)), by_channels(threads == 1 || s.channels >= 4 * threads) {}
+      : threads(threads_for(s.rows * s.channels * s.positions * work_of_one)),
+        by_channels(threads == 1 || s.channels >= 4 * threads) {}
 };
 
 template <class M, class T, Act A, bool kExtras>

@@ -166,7 +166,8 @@ class Trial {
     const double unbiased = m2_[i] / (count_ - 1), part = c_.training ? kMomentum : 0, own = 4 * eps_of(kept_);
     const std::string name = c_.name();
     findings.near(name, "mean", mean_[c], old_mean_[i] + part * (batch_mean_[i] - old_mean_[i]), own * 4);
-    findings.near(name, "var", var_[c], old_var_[i] + part * (unbiased - old_var_[i]), (own + (c_.element == Element::f64 ? 1e-12 : 3e-7)) * (1 + unbiased));
+    const double of_sums = c_.element == Element::f64 ? 1e-12 : 3e-7;
+    findings.near(name, "var", var_[c], old_var_[i] + part * (unbiased - old_var_[i]), (own + of_sums) * (1 + unbiased));
     if (c_.training) {
       // Sums of narrow elements are short ones in float: docs/decisions/0008-native-kernels.md.
       const bool wide = c_.element == Element::f64;

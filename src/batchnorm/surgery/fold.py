@@ -25,7 +25,8 @@ def fold(model: nn.Module, example: Any, *, progress: bool = True) -> nn.Module:
     can be part of the Linear, convolution or transposed convolution before it or after it. Pairs are found while the
     model runs on the example, and folded where the code says that it is always so: the forwards in between are traced.
     What is shared, called twice, branches, or may depend on the data stays and is listed with the reason. The folded
-    model is then compared with the model, on the example and with randomized statistics.
+    model is then compared with the model, on the example and with randomized statistics. What no trace sees, a decision
+    by a text made of a value, say, only this comparison can find: docs/guide/fold.md.
 
     Args:
         model: with layers of torch.nn or of this package; stays as it is. An activation inside a layer stays behind as
