@@ -202,9 +202,9 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
   }
   if (mean.defined() != var.defined() || (!training && !mean.defined())) Py_RETURN_NONE;
-  if (mean.defined() && (mean.requires_grad() || var.requires_grad() || mean.is_inference() || var.is_inference())) {
-    Py_RETURN_NONE;
-  }
+  if (mean.defined() && (mean.requires_grad() || var.requires_grad())) Py_RETURN_NONE;
+  // A model that was made in inference mode; torch says when what it has may change.
+  if (training && mean.defined() && (mean.is_inference() || var.is_inference())) Py_RETURN_NONE;
   if (batches.defined() && (batches.scalar_type() != at::kLong || batches.numel() != 1 || !is_plain(batches))) {
     Py_RETURN_NONE;
   }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from batchnorm.kernels import choice
+from batchnorm.kernels import choice, spec
 from batchnorm.nn import BatchNorm1d, BatchNorm2d
 
 choice.current()
@@ -133,3 +133,15 @@ def test_choice_of_the_specification_turns_it_off(kernel: str) -> None:
     with choice.using(kernel):
         assert choice.layer_call is None
     assert choice.layer_call is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_model_made_in_inference_mode_runs_by_the_kernels(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        layer, x = BatchNorm1d(5, dtype=dtype).eval(), torch.randn(7, 5, dtype=dtype)
+        monkeypatch.setattr(spec, "normalize", None)  # the specification's way takes ten times as long
+        at_once = layer(x)
+        monkeypatch.setattr(choice, "layer_call", None)
+        assert torch.equal(layer(x), at_once)
+    with torch.no_grad():
+        assert_close(layer(x), x / (1 + 1e-5) ** 0.5)

@@ -69,13 +69,14 @@ def holds(x: Tensor, residual: Tensor | None) -> bool:
 
 
 def keeps(running: Running) -> bool:
-    """Whether the compiled kernels can read these running statistics, and update them."""
-    mean, var = running.mean, running.var
+    """Whether the compiled kernels can read these running statistics, and where these move, update them."""
+    mean, var, moves = running.mean, running.var, running.momentum is not None
     return (
         mean.dtype in _RUNNING
         and var.dtype == mean.dtype
         and all(t.is_cpu and _is_plain(t) for t in (mean, var))
-        and not (mean.is_inference() or mean.requires_grad or var.requires_grad)
+        and not (moves and (mean.is_inference() or var.is_inference()))  # torch says when these may change
+        and not (mean.requires_grad or var.requires_grad)
     )
 
 
