@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from batchnorm.errors import StatisticsWarning
-from batchnorm.kernels import autograd, select
+from batchnorm.kernels import autograd, exported, select
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.running import Running
 from batchnorm.kernels.spec import Affine, per_channel
@@ -126,17 +126,18 @@ def normalize_and_update(
         None if nowhere.
     """
     check_activation(activation)
-    if training:
+    affine, constants = Affine(weight, bias, residual, activation), None
+    if not training:
+        assert running is not None, "test time needs running statistics"
+        constants = (running.mean, running.var)
+        if exported.is_asked_for():
+            return exported.normalize(x, affine, constants, weights=weights, eps=eps), None
+    else:
         refuse_one_value(x, weights)
     refuse_residual(x, residual)
     if x.numel() == 0:
         return _empty(x, weight, bias, residual), None
-    constants = None
-    if not training:
-        assert running is not None, "test time needs running statistics"
-        constants = (running.mean, running.var)
     moving = running if training and not is_recomputation() else None
-    affine = Affine(weight, bias, residual, activation)
     return autograd.run(autograd.Normalization(constants, eps), x, affine, weights, moving)
 
 

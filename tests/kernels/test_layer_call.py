@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from batchnorm.errors import StatisticsWarning
 from batchnorm.kernels import choice, spec
 from batchnorm.nn import BatchNorm1d, BatchNorm2d
 
@@ -72,9 +73,22 @@ def test_unusual_case_is_left_to_python(answers: list[object], case: str) -> Non
     assert answers[-1:] == [None]
 
 
-def test_plain_average_is_left_to_python(answers: list[object]) -> None:
-    BatchNorm1d(3, momentum=None)(torch.randn(4, 3))
-    assert answers == [None]
+def test_plain_average_is_one_step_until_a_batch_is_refused(answers: list[object]) -> None:
+    layer, same = BatchNorm1d(3, momentum=None), nn.BatchNorm1d(3, momentum=None)
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        layer(x)
+        same(x)
+    assert None not in answers
+    assert_close(layer.running_mean, same.running_mean)
+    assert_close(layer.running_var, same.running_var)
+    with pytest.warns(StatisticsWarning):
+        layer(torch.full((4, 3), torch.nan))
+    layer(torch.randn(4, 3))  # counts of channels may differ from now on
+    assert answers[-1] is None
+    assert layer.num_batches_tracked == 5
+    layer.eval()(torch.randn(4, 3))
+    assert answers[-1] is not None
 
 
 def test_gradients_are_those_of_torchs_layer(answers: list[object]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from batchnorm.errors import StatisticsWarning
 from batchnorm.functional import check_arguments, mask_weights, normalize_and_update, refusal
-from batchnorm.kernels import choice, select
+from batchnorm.kernels import choice, exported, select
 from batchnorm.kernels.activations import check_activation
 from batchnorm.kernels.native import ACTIVATION_NUMBERS, Settled
 from batchnorm.kernels.running import Running, corrected_momentum
@@ -113,7 +113,7 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             var,
             buffers.get("num_batches_tracked", ...),
             residual,
-            self._momentum_now() if self.debias else self.momentum,
+            self._momentum_now(),
             self.eps,
             ACTIVATION_NUMBERS[self.activation],
             self.training,
@@ -130,13 +130,16 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         return answer  # type: ignore[no-any-return]
 
     def _momentum_now(self) -> float | None:
-        """What a debiased average gives this batch, where that is one number and nothing has to wait for it."""
-        momentum, counter = self.momentum, self._buffers.get("num_batches_tracked")
-        if not momentum or not self.training:
-            return momentum
+        """The weight of this batch in the running statistics, where it is one number and nothing has to wait for it."""
+        momentum = self.momentum
+        if not self.training:
+            return 0.0
+        if momentum is not None and not (self.debias and momentum):
+            return float(momentum)
+        counter = self._buffers.get("num_batches_tracked")
         if self._refusals is not None or counter is None or not counter.is_cpu or select.way(counter) != "fused":
             return None
-        return float(corrected_momentum(momentum, counter))
+        return float(corrected_momentum(momentum or 0.0, counter))
 
     def _normalize(self, input: Tensor, residual: Tensor | None, weights: Tensor | None) -> Tensor:
         training, tracks = self.training, self.track_running_stats
@@ -144,19 +147,21 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         weight, bias = self.weight, self.bias
         mean, var, counter = self.running_mean, self.running_var, self.num_batches_tracked
         by_batch = training or (mean is None and var is None)
-        self._check_channels(input, by_batch=by_batch)
         if training and not tracks:
             mean = var = None
         momentum = self.momentum
-        check_arguments(
-            input,
-            (mean, var),
-            (weight, bias),
-            training=by_batch,
-            momentum=momentum or 0.0,
-            eps=self.eps,
-            alone=not self._has_others(),
-        )
+        # A program that is written down for others should not hold our questions too; torch's operation asks them again.
+        if by_batch or not exported.is_asked_for():
+            self._check_channels(input, by_batch=by_batch)
+            check_arguments(
+                input,
+                (mean, var),
+                (weight, bias),
+                training=by_batch,
+                momentum=momentum or 0.0,
+                eps=self.eps,
+                alone=not self._has_others(),
+            )
         running = None
         if mean is not None and var is not None:
             if momentum is None and counter is None:
