@@ -6,7 +6,7 @@
 #include <atomic>
 #include <vector>
 
-#include "channel_blocks.hpp"
+#include "exact_blocks.hpp"
 #include "rows.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {

@@ -209,16 +209,22 @@ void evaluate_rows(const Forward& f) {
   auto* constants = arrays.template constants<M>();
   const Count<typename M::Real> one(1);
   bool covers = true;
-  if constexpr (kInBlocks<M>) {
-    for (std::int64_t c = 0; c < rows.channels; c += kBlock) {
-      const std::int64_t length = std::min(kBlock, rows.channels - c);
+  for (std::int64_t c = 0; c < rows.channels; c += kBlock) {
+    const std::int64_t length = std::min(kBlock, rows.channels - c);
+    if constexpr (kInBlocks<M>) {
       ConstantsBlock k;
       constants_of(f, c, length, one, k);
       spread_constants(rows, c, length, k, constants);
       covers = covers && k.uncovered(length, kNone, kAll) == 0;
+    } else {
+      bool found = true;
+      for (std::int64_t j = 0; found && j < rows.fold; ++j) {
+        found = evaluation_constants(f, c, length, constants + j * rows.channels + c, rows.stride);
+      }
+      for (std::int64_t i = c; !found && i < c + length; ++i) {
+        spread_constants<M>(rows, i, constants_of<M>(f, i, one), constants);
+      }
     }
-  } else {
-    for (std::int64_t c = 0; c < rows.channels; ++c) spread_constants<M>(rows, c, constants_of<M>(f, c, one), constants);
   }
   if (!covers) {
     return write_exactly<T, false>(rows, division, f, arrays.template constants<Exact>(), Count<long double>(1));

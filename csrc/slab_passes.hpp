@@ -4,7 +4,7 @@
 #include <atomic>
 #include <vector>
 
-#include "channel_blocks.hpp"
+#include "exact_blocks.hpp"
 #include "slabs.hpp"
 
 namespace batchnorm::BATCHNORM_VARIANT {
@@ -127,17 +127,20 @@ void evaluate_slabs(const Forward& f) {
   const Count<typename M::Real> one(1);
   for (std::int64_t c = 0; c < s.channels; c += kBlock) {
     const std::int64_t length = std::min(kBlock, s.channels - c);
+    typename M::Number apart[M::kConstants * kBlock];
+    bool found = true;
     if constexpr (kInBlocks<M>) {
       ConstantsBlock k;
       constants_of(f, c, length, one, k);
       if (k.uncovered(length, kNone, kAll) > 0) return evaluate_slabs<Exact, T, Act::any, true>(f);
-      float apart[M::kConstants * kBlock];
       k.split(length, apart, kBlock);
-      for (std::int64_t i = 0; i < length; ++i) {
-        for (int a = 0; a < M::kConstants; ++a) numbers[(c + i) * M::kConstants + a] = apart[a * kBlock + i];
-      }
     } else {
-      for (std::int64_t i = c; i < c + length; ++i) M::constants(constants_of<M>(f, i, one), &numbers[i * M::kConstants], 1);
+      found = evaluation_constants(f, c, length, apart, kBlock);
+    }
+    for (std::int64_t i = 0; i < length; ++i) {
+      typename M::Number* to = &numbers[(c + i) * M::kConstants];
+      if (!found) M::constants(constants_of<M>(f, c + i, one), to, 1);
+      for (int a = 0; found && a < M::kConstants; ++a) to[a] = apart[a * kBlock + i];
     }
   }
   const SlabSteps<M, T, A, kExtras> steps{slabs, f.weights};
