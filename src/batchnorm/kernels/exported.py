@@ -1,7 +1,7 @@
 """What a program that torch exports or traces holds of a layer at test time: torch's own batch_norm.
 
 Exporters, quantizers and other runtimes know that one operation. What the specification would leave there instead, ten
-operations in float64, some of them cannot even run. The digits are torch's, then: with mean / std = 1e4 three are lost.
+operations in float64, some of them cannot even run. The digits are torch's, then: with mean / std = 1e4 four are lost.
 """
 
 from __future__ import annotations
