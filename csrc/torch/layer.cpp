@@ -6,7 +6,6 @@
 #include <Python.h>
 
 #include <ATen/EmptyTensor.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/COW.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -120,8 +119,7 @@ struct FusedBatchNormBackward : public Node {
         result[3] = dy;
       }
     }
-    at::get_num_threads();
-    batchnorm::chosen().backward(b);  // autograd holds no lock of Python's here
+    batchnorm::kernels().backward(b);  // autograd holds no lock of Python's here
     return result;
   }
 
@@ -188,8 +186,8 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (!element || is_looked_into() || !is_plain(x)) Py_RETURN_NONE;
   const auto lies = laid(x);
   if (!lies) Py_RETURN_NONE;
-  const std::int64_t channels = lies->shape.channels;
-  if (training && lies->shape.rows * lies->shape.positions < 2) Py_RETURN_NONE;
+  const std::int64_t channels = lies->channels;
+  if (training && lies->rows * lies->positions < 2) Py_RETURN_NONE;
   const auto fits = [&](const Tensor& t, at::ScalarType type) {
     return !t.defined() || (t.dim() == 1 && t.size(0) == channels && t.scalar_type() == type && t.is_contiguous() &&
                             is_plain(t));
@@ -217,7 +215,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
                               torch::autograd::compute_requires_grad(x, weight, bias, residual);
   Tensor y = batchnorm::result_like(x, !differentiated), block = at::detail::empty_cpu({4, channels}, at::kDouble);
   batchnorm::Forward f;
-  f.shape = lies->shape;
+  f.shape = *lies;
   f.element = *element;
   f.activation = activation;
   f.x = x.const_data_ptr();
@@ -236,13 +234,13 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
     f.running_var = parameter_of(var);
   }
   if (moves && batches.defined()) f.batches = static_cast<std::int64_t*>(batches.data_ptr());
-  at::get_num_threads();  // asking is what makes torch's number known to a thread that torch has not seen before
+  const batchnorm::Kernels& kernels = batchnorm::kernels();
   std::int64_t refused = 0;
   if (x.numel() < (1 << 16)) {
-    refused = batchnorm::chosen().forward(f);
+    refused = kernels.forward(f);
   } else {
     Py_BEGIN_ALLOW_THREADS
-    refused = batchnorm::chosen().forward(f);
+    refused = kernels.forward(f);
     Py_END_ALLOW_THREADS
   }
   if (moves) {
@@ -262,7 +260,7 @@ PyObject* batch_norm(PyObject*, PyObject* const* args, Py_ssize_t count) {
     }
     node->block = block;
     if (!training) node->running_mean = mean.clone(), node->running_var = var.clone();
-    node->shape = lies->shape;
+    node->shape = *lies;
     node->activation = activation;
     node->eps = eps;
     node->training = training;

@@ -1,6 +1,7 @@
 // torch's tensors as the kernels see them: addresses, elements, and how values lie.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <optional>
@@ -25,24 +26,22 @@ inline Parameter parameter_of(const at::Tensor& t) {
   return {const_cast<void*>(t.const_data_ptr()), *element_of(t)};
 }
 
-struct Laid {
-  Shape shape;
-  bool channels_last;
-};
-
-// How x lies, where it lies in one of the two orders.
-inline std::optional<Laid> laid(const at::Tensor& x) {
+// How x lies, where it has values and lies in one of the two orders: rows, channels, positions, see interface.hpp.
+inline std::optional<Shape> laid(const at::Tensor& x) {
   const std::int64_t channels = x.size(1), values = x.numel();
-  if (x.dim() == 2) {
-    if (!x.is_contiguous()) return std::nullopt;
-    return Laid{{x.size(0), channels, 1}, false};
-  }
-  if (x.is_contiguous()) return Laid{{x.size(0), channels, values / (x.size(0) * channels)}, false};
+  if (values == 0) return std::nullopt;
+  if (x.is_contiguous()) return Shape{x.size(0), channels, values / (x.size(0) * channels)};
   const bool last = x.dim() == 4   ? x.is_contiguous(at::MemoryFormat::ChannelsLast)
                     : x.dim() == 5 ? x.is_contiguous(at::MemoryFormat::ChannelsLast3d)
                                    : false;
   if (!last) return std::nullopt;
-  return Laid{{values / channels, channels, 1}, true};
+  return Shape{values / channels, channels, 1};
+}
+
+// The kernels that were chosen, on a thread that knows torch's number of threads: asking for it makes it known.
+inline const Kernels& kernels() {
+  at::get_num_threads();
+  return chosen();
 }
 
 }  // namespace batchnorm

@@ -127,6 +127,7 @@ def normalize_and_update(
     """
     check_activation(activation)
     affine, constants = Affine(weight, bias, residual, activation), None
+    refuse_residual(x, residual)
     if not training:
         assert running is not None, "test time needs running statistics"
         constants = (running.mean, running.var)
@@ -134,7 +135,6 @@ def normalize_and_update(
             return exported.normalize(x, affine, constants, weights=weights, eps=eps), None
     else:
         refuse_one_value(x, weights)
-    refuse_residual(x, residual)
     if x.numel() == 0:
         return _empty(x, weight, bias, residual), None
     moving = running if training and not is_recomputation() else None
@@ -187,6 +187,14 @@ def check_arguments(
         parameters: (weight, bias).
         alone: whether these are all the values; other processes have some where False, and one here may be enough.
     """
+    if not training and exported.is_asked_for() and None not in running:
+        # torch's operation takes the layer's place in the program and asks for the rest when that is made.
+        if not _have_fitting_dtypes(x, running, parameters):
+            dtypes = ", ".join(str(t.dtype).removeprefix("torch.") for t in (x, *running, *parameters) if t is not None)
+            raise RuntimeError(
+                f"mixed dtype: batch_norm expected input, statistics and parameters of one, got {dtypes}"
+            )
+        return
     if not _is_usual(x, running, parameters, training=training, momentum=momentum, eps=eps):
         # Everything unusual is shown to torch, with copies of what it would update: its errors are the errors here.
         copies = [t.detach().clone() if isinstance(t, Tensor) and not t.requires_grad else t for t in running]
@@ -232,16 +240,23 @@ def _is_usual(
     given = [t for t in (*running, *parameters) if t is not None]
     if any(not isinstance(t, Tensor) or t.shape != (x.shape[1],) for t in given):
         return False
-    if any(t.dtype != x.dtype for t in given):
-        # float32 statistics beside narrow values: with float32 parameters, as in torch, or with narrow ones, as .half()
-        # leaves a layer here.
-        if x.dtype not in (torch.bfloat16, torch.float16):
-            return False
-        if any(t is not None and t.dtype != torch.float32 for t in running):
-            return False
-        if {t.dtype for t in parameters if t is not None} not in ({torch.float32}, {x.dtype}, set()):
-            return False
+    if not _have_fitting_dtypes(x, running, parameters):
+        return False
     return all(t is None or not t.requires_grad for t in running)
+
+
+def _have_fitting_dtypes(
+    x: Tensor, running: tuple[Tensor | None, Tensor | None], parameters: tuple[Tensor | None, Tensor | None]
+) -> bool:
+    if all(t is None or t.dtype == x.dtype for t in (*running, *parameters)):
+        return True
+    # float32 statistics beside narrow values: with float32 parameters, as in torch, or with narrow ones, as .half()
+    # leaves a layer here.
+    if x.dtype not in (torch.bfloat16, torch.float16) or any(
+        t is not None and t.dtype != torch.float32 for t in running
+    ):
+        return False
+    return {t.dtype for t in parameters if t is not None} in ({torch.float32}, {x.dtype}, set())
 
 
 def _empty(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -88,3 +89,47 @@ def test_layers_without_parameters_and_of_other_kinds() -> None:
 def test_a_layer_without_statistics_goes_by_the_batch() -> None:
     layer, x = BatchNorm1d(3, track_running_stats=False).eval(), torch.randn(4, 3)
     assert_close(torch.export.export(nn.Sequential(layer), (x,)).module()(x), layer(x))
+
+
+REFUSED: dict[str, Callable[[], tuple[Any, Tensor, Tensor | None]]] = {
+    "residual of few rows": lambda: (BatchNorm1d(3), torch.randn(4, 3), torch.randn(4, 1)),
+    "residual of more dimensions": lambda: (BatchNorm1d(3), torch.randn(4, 3), torch.randn(2, 4, 3)),
+    "wider values": lambda: (BatchNorm1d(3), torch.randn(4, 3).double(), None),
+    "narrower values": lambda: (BatchNorm1d(3).double(), torch.randn(4, 3), None),
+    "float32 for half": lambda: (BatchNorm1d(3).half(), torch.randn(4, 3), None),
+    "whole numbers": lambda: (BatchNorm1d(3), torch.ones(4, 3, dtype=torch.int64), None),
+    "other channels": lambda: (BatchNorm1d(3), torch.randn(4, 5), None),
+    "one dimension": lambda: (BatchNorm1d(3), torch.randn(4), None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_the_layer_refuses_is_not_exported(case: str) -> None:
+    layer, x, residual = REFUSED[case]()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = layer.eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(x, residual=residual)
+            return y
+
+    model = Model().eval()
+    errors = (ValueError, RuntimeError, NotImplementedError)
+    with pytest.raises(errors):
+        model(x)
+    with pytest.raises(errors):
+        torch.export.export(model, (x,))
+    with pytest.raises(errors):
+        torch.jit.trace(model, x, check_trace=False)
+
+
+def test_a_missing_statistic_is_torchs_error() -> None:
+    layer = BatchNorm1d(3).eval()
+    layer.running_mean = None
+    with pytest.raises(RuntimeError, match="running_mean"):
+        torch.export.export(nn.Sequential(layer), (torch.randn(4, 3),))

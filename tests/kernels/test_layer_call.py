@@ -153,9 +153,23 @@ def test_choice_of_the_specification_turns_it_off(kernel: str) -> None:
 def test_model_made_in_inference_mode_runs_by_the_kernels(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     with torch.inference_mode():
         layer, x = BatchNorm1d(5, dtype=dtype).eval(), torch.randn(7, 5, dtype=dtype)
-        monkeypatch.setattr(spec, "normalize", None)  # the specification's way takes ten times as long
-        at_once = layer(x)
-        monkeypatch.setattr(choice, "layer_call", None)
-        assert torch.equal(layer(x), at_once)
-    with torch.no_grad():
-        assert_close(layer(x), x / (1 + 1e-5) ** 0.5)
+    monkeypatch.setattr(spec, "normalize", None)  # the specification's way takes ten times as long
+    found = []
+    for call in (choice.layer_call, None):
+        monkeypatch.setattr(choice, "layer_call", call)
+        with torch.inference_mode():
+            found.append(layer(x))
+        with torch.no_grad():
+            found.append(layer(x))
+    assert all(torch.equal(y, found[0]) for y in found)
+    assert_close(found[0], x / (1 + 1e-5) ** 0.5)
+
+
+def test_model_made_in_inference_mode_trains_there_alone() -> None:
+    with torch.inference_mode():
+        layer, same = BatchNorm1d(5), nn.BatchNorm1d(5)
+        x = torch.randn(7, 5)
+        assert_close(layer(x), same(x))
+        assert_close(layer.running_var, same.running_var)
+    with pytest.raises(RuntimeError, match="outside InferenceMode"):
+        layer(torch.randn(7, 5))

@@ -128,7 +128,8 @@ def test_one_group_is_batch_norm_to_the_bit(dtype: torch.dtype, settings: dict[s
         x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(seed)).to(dtype)
         assert_close(ghost(x), plain(x), rtol=0, atol=0)
     # A plain average in float64 is moved here by torch's operations, there by the kernels, which keep a digit more.
-    assert_close(ghost.state_dict(), plain.state_dict(), rtol=4e-16, atol=0)
+    last_bit = 4e-16 if dtype == torch.float64 and "momentum" in settings else 0
+    assert_close(ghost.state_dict(), plain.state_dict(), rtol=last_bit, atol=0)
 
 
 @pytest.mark.parametrize("tracks", [True, False])

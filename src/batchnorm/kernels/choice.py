@@ -43,7 +43,7 @@ _choice: Choice | None = None  # None until a kernel is first needed: importing 
 
 
 def use(name: str) -> Choice:
-    """Take these kernels from now on, in the whole process.
+    """Take these kernels from now on, in the whole process. What was compiled before keeps the kernels it has.
 
     Args:
         name: auto, native, spec, or an instruction set: x86-64-v4, x86-64-v3, x86-64-v2, plain.
@@ -98,6 +98,11 @@ def native() -> ModuleType | None:
     if _choice is None:
         current()
     return _native
+
+
+def built() -> ModuleType | None:
+    """The compiled kernels, whether or not they are what runs."""
+    return _compiled()[0]
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """What a program that torch exports or traces holds of a layer at test time: torch's own batch_norm.
 
-Exporters, quantizers and other runtimes know that one operation. What the specification would leave there instead, ten
-operations in float64, some of them cannot even run. The digits are torch's, then: with mean / std = 1e4 four are lost.
+Exporters, quantizers and other runtimes know that one operation. The specification would leave ten of its own in their
+programs, in float64, which some of them do not have. The digits are torch's, then: with mean / std = 1e4 four are lost.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,21 +30,15 @@ def normalize(
         weights: (N, 1, *), 0 where a position is masked, or None.
     """
     mean, var = running
-    # torch takes 16-bit values with float32 channels, and otherwise all of one dtype.
-    channels = mean.dtype if mean.dtype.itemsize > x.dtype.itemsize else x.dtype
-    values = x.dtype if x.dtype.itemsize == 2 and channels == torch.float32 else channels
-    weight, bias, mean, var = (_as(t, channels) for t in (affine.weight, affine.bias, mean, var))
-    y = _as(F.batch_norm(_as(x, values), mean, var, weight, bias, training=False, eps=eps), x.dtype)
-    if affine.residual is not None:
-        y = y + affine.residual
-    if affine.activation is not None:
-        y = ACTIVATIONS[affine.activation].value(y)
+    weight, bias, residual, activation = affine
+    if mean.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16):
+        # Layers take 16-bit parameters beside float32 statistics, which .half() leaves; torch's operation does not.
+        weight, bias = (t.float() if t is not None and t.dtype == x.dtype else t for t in (weight, bias))
+    y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+    if residual is not None:
+        y = y + residual
+    if activation is not None:
+        y = ACTIVATIONS[activation].value(y)
     if weights is not None:
         y = torch.where(weights > 0, y, 0)
-    result: Tensor = _as(y, x.dtype)
-    return result
-
-
-def _as(t: Any, dtype: torch.dtype) -> Any:
-    """t: a tensor or None; a conversion to its own dtype would stay in the program."""
-    return t if t is None or t.dtype == dtype else t.to(dtype)
+    return y if y.dtype == x.dtype else y.to(x.dtype)  # a conversion to its own dtype would stay in the program

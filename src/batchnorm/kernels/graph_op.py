@@ -4,14 +4,19 @@
 
 Both only read what they are given; running statistics are moved by torch's own operations beside them. Eager use does
 not come here: an operator in Python costs more than the kernels of a small batch.
+
+They run in C++ where torch's headers were at hand (csrc/torch/operators.cpp, which says the same), else from here. A
+graph keeps the kernels that it was compiled with, whatever is chosen later.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from batchnorm.kernels import choice, native
 from batchnorm.kernels.layout import laid_out
@@ -46,6 +51,8 @@ def may_stand_here() -> bool:
     """
     global _library
     if choice.native() is None or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if forward_ad._current_level >= 0:
         return False
     if _library is None:
         _library = _define()
@@ -88,6 +95,7 @@ def _define() -> Any:
         library.impl("normalize", _normalize, "CPU")
         library.impl("normalize_backward", _normalize_backward, "CPU")
         torch.library.register_autograd("batchnorm::normalize", _gradients, setup_context=_keep, lib=library)
+        torch.library.register_autograd("batchnorm::normalize_backward", _no_gradients, lib=library)
     torch.library.register_fake("batchnorm::normalize", _normalize_shapes, lib=library)
     torch.library.register_fake("batchnorm::normalize_backward", _backward_shapes, lib=library)
     return library
@@ -104,6 +112,8 @@ def _normalize(
     eps: float,
     activation: int,
 ) -> tuple[Tensor, Tensor]:
+    if x.numel() == 0:
+        return torch.empty_like(laid_out(x)), x.new_zeros((4, x.shape[1]), dtype=torch.float64)
     affine = Affine(weight, bias, residual, ACTIVATIONS_BY_NUMBER[activation])
     constants = None
     if running_mean is not None and running_var is not None:
@@ -129,9 +139,12 @@ def _normalize_backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     affine = Affine(weight, bias, residual, ACTIVATIONS_BY_NUMBER[activation])
-    count = float(x.numel() // x.shape[1] if weights is None else weights.sum())
+    if x.numel() == 0:
+        shapes = _backward_shapes(dy, x, weight, bias, residual, weights, block, activation, training, needs)
+        return shapes[0], shapes[1].zero_(), shapes[2].zero_(), shapes[3]
     asked = (needs[0], needs[1], needs[2], needs[3])
-    found = native.backward(dy, x, Settled(block, training, count), affine, weights=weights, needs=asked)
+    settled = Settled(block, training, math.nan)  # the kernels count for themselves
+    found = native.backward(dy, x, settled, affine, weights=weights, needs=asked)
     # An operator may not give back what it was given.
     gradients = [x.new_empty(0) if g is None else (g.clone() if g is dy else g) for g in found]
     return gradients[0], gradients[1], gradients[2], gradients[3]
@@ -168,3 +181,7 @@ def _gradients(ctx: Any, dy: Tensor, _of_block: Tensor) -> tuple[Tensor | None, 
     )
     gradients = [g if n else None for g, n in zip(found, ctx.needs, strict=True)]
     return (*gradients, *(None,) * 5)
+
+
+def _no_gradients(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError("derivative for batchnorm::normalize_backward is not implemented: use eager layers")

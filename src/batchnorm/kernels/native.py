@@ -188,7 +188,7 @@ def backward(
 
 def module_for(x: Tensor) -> ModuleType:
     """The compiled kernels, for work on x, which they cover."""
-    module = choice.native()
+    module = choice.native() or choice.built()  # the choice may have changed since the forward pass, or a graph, began
     assert module is not None, "covers() first"
     if x.numel() >= _WORTH_THREADS:
         torch.get_num_threads()  # asking is what makes torch's number known to a thread that torch has not seen before

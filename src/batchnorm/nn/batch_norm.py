@@ -150,18 +150,17 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         if training and not tracks:
             mean = var = None
         momentum = self.momentum
-        # A program that is written down for others should not hold our questions too; torch's operation asks them again.
-        if by_batch or not exported.is_asked_for():
+        if by_batch or not exported.is_asked_for():  # see check_arguments
             self._check_channels(input, by_batch=by_batch)
-            check_arguments(
-                input,
-                (mean, var),
-                (weight, bias),
-                training=by_batch,
-                momentum=momentum or 0.0,
-                eps=self.eps,
-                alone=not self._has_others(),
-            )
+        check_arguments(
+            input,
+            (mean, var),
+            (weight, bias),
+            training=by_batch,
+            momentum=momentum or 0.0,
+            eps=self.eps,
+            alone=not self._has_others(),
+        )
         running = None
         if mean is not None and var is not None:
             if momentum is None and counter is None:

@@ -142,9 +142,10 @@ class StandIn(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         asker = sys._getframe(1)
-        called = _in_progress(asker)  # a stand-in, perhaps, which answers to == by a node
-        if (called is hasattr or called is getattr) and package_of(asker) not in _PROVERS:
-            self.tracer.refuse("it asks whether a value has an attribute")
+        if package_of(asker) not in _PROVERS:
+            called = _in_progress(asker)  # a stand-in, perhaps, which answers to == by a node
+            if called is hasattr or called is getattr:
+                self.tracer.refuse("it asks whether a value has an attribute")
         return _Attribute(self, name)
 
     def __hash__(self) -> int:
