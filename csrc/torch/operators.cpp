@@ -82,6 +82,7 @@ Two normalize(const Tensor& given, Maybe weight, Maybe bias, Maybe residual, May
   f.beta = parameter_of(beta);
   f.eps = eps;
   f.centre = {static_cast<double*>(block.data_ptr()), channels};
+  std::fill_n(f.centre.m2(), channels, 0.0);  // which nobody knows at test time; a result is the same every time
   f.training = !mean.defined();
   f.running_mean = parameter_of(mean);
   f.running_var = parameter_of(var);

@@ -78,6 +78,47 @@ def test_residual_and_mask_come_along() -> None:
     assert_close(torch.export.export(block, given).module()(*given), block(*given))
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_what_is_masked_is_in_no_gradient_of_a_program(activation: str | None) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = moved(BatchNorm1d(3, activation=activation))
+
+        def forward(self, x: Tensor, residual: Tensor, mask: Tensor) -> Tensor:
+            y: Tensor = self.norm(x, residual=residual, mask=mask)
+            return y
+
+    block, mask = Block().eval(), torch.tensor([True, False, True, True])
+    x, residual = torch.randn(4, 3), torch.randn(4, 3)
+    x[1] = residual[1] = torch.nan
+    program: Any = torch.export.export(block, (x, residual, mask)).module()
+    gradients = []
+    for run, parameters in ((block, block.norm), (program, program.norm)):
+        values, added = x.clone().requires_grad_(), residual.clone().requires_grad_()
+        run(values, added, mask).pow(2).sum().backward()
+        gradients.append((values.grad, added.grad, parameters.weight.grad, parameters.bias.grad))
+    for eager, exported in zip(*gradients, strict=True):
+        assert_close(exported, eager)
+
+
+def test_ghosts_take_any_number_of_rows() -> None:
+    layer = moved(GhostBatchNorm1d(3, virtual_batch_size=4))
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(nn.Sequential(layer), (torch.randn(20, 3),), dynamic_shapes=({0: rows},))
+    x = torch.randn(7, 3)
+    assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("absent", [{"affine": False}, {"bias": False}])
+def test_half_layers_leave_nothing_to_be_filled_in(absent: dict[str, bool]) -> None:
+    """Exporters to ONNX put 16 bits where a parameter is absent, beside statistics in 32."""
+    layer = moved(BatchNorm1d(3, **absent)).half()
+    program = torch.export.export(nn.Sequential(layer), (torch.randn(4, 3).half(),))
+    (node,) = [n for n in program.graph.nodes if str(n.target) == "aten.batch_norm.default"]
+    assert {n.meta["val"].dtype for n in node.args[1:5]} == {torch.float32}
+
+
 def test_layers_without_parameters_and_of_other_kinds() -> None:
     x = torch.randn(4, 3)
     for layer in (moved(BatchNorm1d(3, affine=False)), moved(GhostBatchNorm1d(3, virtual_batch_size=2))):

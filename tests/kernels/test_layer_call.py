@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 from torch.testing import assert_close
 
 from batchnorm.errors import StatisticsWarning
@@ -173,3 +175,23 @@ def test_model_made_in_inference_mode_trains_there_alone() -> None:
         assert_close(layer.running_var, same.running_var)
     with pytest.raises(RuntimeError, match="outside InferenceMode"):
         layer(torch.randn(7, 5))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("settings", [{"activation": "silu"}, {"affine": False}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_compiled_autograd_takes_the_call_down(settings: dict[str, Any], training: bool) -> None:
+    torch._dynamo.reset()
+    layer, same = (BatchNorm2d(3, **settings).train(training) for _ in range(2))
+    x = torch.randn(4, 3, 5, 5, requires_grad=True)
+    other, residual = x.detach().clone().requires_grad_(), torch.randn(4, 3, 5, 5, requires_grad=True)
+    other_residual = residual.detach().clone().requires_grad_()
+    for _ in range(2):
+        loss = layer(x * 1, residual=residual * 1).pow(3).sum()
+        with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+            loss.backward()
+        same(other * 1, residual=other_residual * 1).pow(3).sum().backward()
+    assert_close(x.grad, other.grad)
+    assert_close(residual.grad, other_residual.grad)
+    for a, b in zip(layer.parameters(), same.parameters(), strict=True):
+        assert_close(a.grad, b.grad)

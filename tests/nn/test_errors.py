@@ -259,3 +259,9 @@ def test_function_refuses_wrong_sizes_in_torchs_words_and_updates_nothing(wrong:
         assert torch.equal(tensor, torch.ones_like(tensor))
     call(nn.functional.batch_norm)
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 1), (5, 3), (5, 1, 1)])
+def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"weights expected shape \(5, 1\) for input \(5, 3\), got"):
+        BatchNorm1d(3).forward_weighted(torch.randn(5, 3), torch.ones(shape))

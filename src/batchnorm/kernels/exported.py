@@ -33,7 +33,12 @@ def normalize(
     weight, bias, residual, activation = affine
     if mean.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16):
         # Layers take 16-bit parameters beside float32 statistics, which .half() leaves; torch's operation does not.
-        weight, bias = (t.float() if t is not None and t.dtype == x.dtype else t for t in (weight, bias))
+        # Nor do exporters to ONNX: what is absent they would fill in with 16 bits.
+        weight = torch.ones_like(mean) if weight is None else weight.float()
+        bias = torch.zeros_like(mean) if bias is None else bias.float()
+    if weights is not None:  # a masked position may hold anything, and is in no gradient
+        x = torch.where(weights > 0, x, 0)
+        residual = None if residual is None else torch.where(weights > 0, residual, 0)
     y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
     if residual is not None:
         y = y + residual

@@ -89,7 +89,15 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
         """forward() where each position counts `weights` times in the statistics: (N, 1, *), >= 0; None is once.
 
         A row of weight 2 counts as that row twice; a row of weight 0 is masked and comes out 0.
+
+        Raises:
+            ValueError: weights of another shape; and what forward() raises.
         """
+        expected = (input.shape[0], 1, *input.shape[2:])
+        if weights is not None and tuple(weights.shape) != expected:
+            raise ValueError(
+                f"weights expected shape {expected} for input {tuple(input.shape)}, got {tuple(weights.shape)}"
+            )
         return self._normalize(input, None, None if weights is None else weights.to(wide_dtype(input.device)))
 
     def by_batch(self, input: Tensor) -> Tensor:

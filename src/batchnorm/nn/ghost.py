@@ -60,8 +60,9 @@ class _Ghost(_Layer):
         self, input: Tensor, running: Running | None, affine: Affine, *, training: bool, weights: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         positions = input.shape[2:].numel()
-        sizes = group_sizes(input.shape[0], self.virtual_batch_size, positions)
-        if not self.training or len(sizes) < 2:
+        # Evaluation asks for no sizes: a program may take any number of rows.
+        sizes = group_sizes(input.shape[0], self.virtual_batch_size, positions) if self.training else ()
+        if len(sizes) < 2:
             return super()._normalized(input, running, affine, training=training, weights=weights)
         if self.virtual_batch_size * positions == 1:
             raise ValueError(
