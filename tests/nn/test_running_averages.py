@@ -223,3 +223,21 @@ def test_half_life_of_no_number_is_refused(batches_: object) -> None:
         TypeError, match=f"half_life expected a number of batches above 0, got {type(batches_).__name__}"
     ):
         half_life(batches_)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::batchnorm.errors.StatisticsWarning")
+@pytest.mark.parametrize("settings", [{"momentum": None}, {"debias": True}], ids=str)
+def test_a_graph_counts_what_its_channels_refuse(settings: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    eager, graph = BatchNorm1d(2, **settings), BatchNorm1d(2, **settings)
+    run = torch.compile(graph, backend="aot_eager")
+    bad = torch.tensor([[torch.nan, 1.0], [0.0, 5.0]])
+    for x in (torch.randn(4, 2), bad, torch.randn(4, 2), bad, torch.randn(4, 2)):
+        eager(x)
+        run(x)
+    assert_close(graph.running_mean, eager.running_mean)
+    assert_close(graph.running_var, eager.running_var)
+    x = torch.randn(4, 2)
+    for layer in (eager, graph):  # a layer may leave its graph
+        layer(x)
+    assert_close(graph.running_mean, eager.running_mean)

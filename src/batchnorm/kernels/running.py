@@ -21,7 +21,8 @@ class Running(NamedTuple):
         var: (C,), of unbiased variances.
         momentum: the weight of the new batch; None where it depends on how many are counted in `batches`.
         batches: () int64, or None where nobody counts.
-        refusals: (C,) int64, how many of them each channel has refused; None: none.
+        refusals: (C,) int64, how many of them each channel has refused; None: none. Counted here only where looking
+            would wait for a device or is not possible: in a graph.
         corrected: with momentum None, the momentum whose bias-corrected average is kept; 0 for the plain average.
     """
 
@@ -65,8 +66,11 @@ class Running(NamedTuple):
             self._move(self.var, variance, kept | ~enough)
             if self.batches is not None:
                 self.batches.add_(enough)
-            may_look = mean.device.type == "cpu" and select.way(mean) == "fused"
-            return kept if may_look and bool((kept & enough).any()) else None
+            if mean.device.type == "cpu" and select.way(mean) == "fused":
+                return kept if bool((kept & enough).any()) else None
+            if self.refusals is not None:
+                self.refusals.add_((kept & enough).to(self.refusals.device))
+            return None
 
     def unmoved(self, centre: Centre) -> Tensor:
         """Which channels a batch of two values or more left as they were, (C,) bool."""

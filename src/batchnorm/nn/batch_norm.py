@@ -174,6 +174,8 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
             if momentum is None and counter is None:
                 momentum = 0.0  # torch.nn, too, leaves the statistics as they are where nobody counts
             debiases = self.debias and momentum and counter is not None
+            if training and (debiases or momentum is None):
+                self._count_unseen_refusals(input)
             running = Running(mean, var, None if debiases else momentum, counter, self._refusals, momentum or 0.0)
         affine = Affine(weight, bias, residual, self.activation)
         y, refused = self._normalized(input, running, affine, training=by_batch, weights=weights)
@@ -205,6 +207,12 @@ class _Layer(torch.nn.modules.batchnorm._BatchNorm):
     def _count_refusals(self, refused: Tensor | None) -> None:
         if refused is not None and (self.momentum is None or self.debias):
             self._refusals = refused.long() if self._refusals is None else self._refusals + refused
+
+    def _count_unseen_refusals(self, input: Tensor) -> None:
+        """Make a place where refusals are counted that nobody looks at: in a compiled graph, and on a GPU."""
+        in_graph = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        if self._refusals is None and (in_graph or input.is_cuda):
+            self._refusals = torch.zeros(self.num_features, dtype=torch.int64, device=input.device)
 
     def warn_of(self, refused: Tensor | None, *, stacklevel: int = 2) -> None:
         """Say, once in the layer's life, which channels' batch statistics were refused. refused: (C,) bool or None."""

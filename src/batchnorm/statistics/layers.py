@@ -106,7 +106,7 @@ class Kept:
             layer,
             Statistics(layer.running_mean.detach().clone(), layer.running_var.detach().clone()),
             None if counter is None else counter.clone(),
-            refusals,
+            None if refusals is None else refusals.clone(),
         )
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class Kept:
         if self.counter is not None and self.layer.num_batches_tracked is not None:
             self.layer.num_batches_tracked.copy_(self.counter)
         if hasattr(self.layer, "_refusals"):
-            self.layer._refusals = self.refusals
+            self.layer._refusals = None if self.refusals is None else self.refusals.clone()
 
 
 @torch.no_grad()
