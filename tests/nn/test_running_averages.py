@@ -241,3 +241,14 @@ def test_a_graph_counts_what_its_channels_refuse(settings: dict[str, Any]) -> No
     for layer in (eager, graph):  # a layer may leave its graph
         layer(x)
     assert_close(graph.running_mean, eager.running_mean)
+
+
+@pytest.mark.filterwarnings("ignore::batchnorm.errors.StatisticsWarning")
+def test_a_layer_that_has_refused_batches_is_exported() -> None:
+    layer = BatchNorm1d(2, momentum=None)
+    layer(torch.tensor([[torch.nan, 1.0], [0.0, 5.0]]))
+    refusals = copy.deepcopy(layer._refusals)
+    x = torch.randn(4, 2)
+    program = torch.export.export(nn.Sequential(layer), (x,))
+    assert torch.equal(layer._refusals, refusals)
+    assert_close(program.module()(x), layer(x))
